@@ -1,0 +1,127 @@
+"""Taking a message for a workspace: who may send, the row at receipt, the answer. Source:
+docs/reference/a2a.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+
+from a2a.envelope import message_id, text_of
+from access.credentials import Kind, Principal
+from access.url_policy import vetted_address
+from activity.events import EventType, Frame, publish_on_commit
+from activity.models import ActivityLog
+from activity.redaction import storable
+from activity.services import INBOX_TYPE, announcement, log_activity
+from config.errors import BadGateway, BadRequest, DomainError, Forbidden, NotFound, Unauthorized, Unavailable
+from workspaces.defaults import is_saas
+from workspaces.models import DeliveryMode, UrlSource, Workspace
+from workspaces.selectors import can_communicate
+from workspaces.services import inbound_secret
+
+SEND = "message/send"
+
+
+@dataclass(frozen=True)
+class Call:
+    """Where a push-mode message goes: the stored url, the vetted address to dial (None: our own url), the
+    secret.
+    """
+
+    url: str
+    address: str | None
+    secret: str
+
+
+def caller_id(principal: Principal, claimed: str | None) -> UUID | None:
+    """The sending workspace, None for the canvas user. Raises Unauthorized, BadRequest."""
+    if principal.kind == Kind.WORKSPACE:
+        return principal.workspace_id
+    if not principal.is_admin_class:
+        anonymous = principal.kind == Kind.ANONYMOUS
+        raise Unauthorized("missing workspace auth token" if anonymous else "invalid workspace auth token")
+    if not claimed:
+        return None
+    try:
+        return UUID(claimed)
+    except ValueError:
+        raise BadRequest("invalid X-Workspace-ID") from None
+
+
+def receive(
+    *, target_id: UUID, sender_id: UUID | None, envelope: dict[str, Any]
+) -> tuple[Workspace, ActivityLog]:
+    """Check that the message may go there and store it, before anything is sent: a crash loses the reply,
+    not the message.
+
+    Raises NotFound, Forbidden. A repeated `messageId` gives the stored row.
+    """
+    target = Workspace.objects.live().filter(pk=target_id).first()
+    if target is None:
+        raise NotFound("workspace not found")
+    if sender_id is not None and not can_communicate(sender_id, target_id):
+        raise Forbidden("access denied: workspaces cannot communicate per hierarchy rules")
+    known_id = message_id(envelope)
+    with transaction.atomic():
+        if known_id:
+            known = ActivityLog.objects.filter(workspace_id=target_id, message_id=known_id).first()
+            if known is not None:
+                return target, known
+        row = log_activity(
+            workspace_id=target_id,
+            activity_type=INBOX_TYPE,
+            announce=target.delivery_mode == DeliveryMode.POLL,
+            source_id=sender_id,
+            target_id=target_id,
+            method=envelope.get("method"),
+            summary=text_of(envelope)[:200],
+            request_body=envelope,
+            message_id=known_id,
+            status="ok" if target.delivery_mode == DeliveryMode.POLL else "pending",
+        )
+    return target, row
+
+
+def call_for(target: Workspace) -> Call:
+    """How to reach a push-mode workspace. Raises Unavailable (no url), BadGateway (an address we do not
+    call).
+    """
+    if not target.url:
+        raise Unavailable("workspace has no URL", status=target.status)
+    if target.url_source == UrlSource.PLATFORM:
+        return Call(target.url, None, inbound_secret(target.pk))
+    try:
+        address = vetted_address(target.url, is_saas=is_saas())
+    except BadRequest:
+        raise BadGateway("workspace URL is not publicly routable") from None
+    return Call(target.url, str(address), inbound_secret(target.pk))
+
+
+@transaction.atomic
+def complete(*, row: ActivityLog, answer: Any, error: DomainError | None, duration_ms: int) -> None:
+    """Put the outcome into the row written at receipt, and tell the canvases. An earlier answer is never
+    overwritten.
+    """
+    changes: dict[str, Any] = {"duration_ms": max(1, duration_ms)}
+    if error is None:
+        changes.update(status="ok", response_body=storable(answer), error_detail=None)
+    else:
+        changes.update(status="error", error_detail=error.text)
+    waiting = ActivityLog.objects.filter(pk=row.pk, response_body=None).exclude(status="ok")
+    if not waiting.update(**changes):
+        return
+    row.refresh_from_db()
+    frames = [Frame(EventType.ACTIVITY_LOGGED, row.workspace_id, row.created_at, announcement(row))]
+    if error is None and row.source_id is None:
+        payload = {
+            "response_body": answer,
+            "method": row.method,
+            "duration_ms": row.duration_ms,
+            "message_id": row.message_id,
+        }
+        frames.append(Frame(EventType.A2A_RESPONSE, row.workspace_id, row.created_at, payload))
+    publish_on_commit(*frames)

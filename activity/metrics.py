@@ -1,0 +1,113 @@
+"""The Prometheus exposition: shared counters from PostgreSQL, gauges computed from rows, this process's own
+figures.
+
+Every series without dynamic labels is there from the start, at 0. Source: docs/reference/metrics.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
+
+from access.credentials import hatch_is_open
+from activity.http_metrics import SOCKETS_KEY
+from activity.models import BackgroundJob, MetricCounter
+from config.valkey import client
+
+
+@dataclass(frozen=True)
+class Family:
+    """One metric family; `initial` are the label texts shown at 0 before anything was counted."""
+
+    name: str
+    kind: str
+    help: str
+    initial: tuple[str, ...] = ()
+
+
+COUNTERS = [
+    Family("molecule_http_requests_total", "counter", "HTTP requests by method, route pattern and status."),
+    Family("molecule_http_request_duration_seconds_total", "counter", "Seconds spent answering, in sum."),
+    Family("molecule_job_runs_total", "counter", "Ticks of background jobs by outcome."),
+    Family("molecule_event_publish_failures_total", "counter", "Frames that could not be published.", ("",)),
+    Family(
+        "molecule_ws_clients_dropped_total", "counter", "Sockets closed because they read too slowly.", ("",)
+    ),
+    Family("molecule_workspace_transitions_total", "counter", "Status changes by from, to and trigger."),
+    Family(
+        "molecule_provision_runs_total", "counter", "Finished start attempts by backend, kind and result."
+    ),
+    Family("molecule_restart_dropped_total", "counter", "Automatic restarts not made, by reason."),
+    Family("molecule_restart_coalesced_total", "counter", "Restart requests served by a later cycle.", ("",)),
+]
+MICROSECONDS = {"molecule_http_request_duration_seconds_total"}  # stored as whole microseconds
+
+# Filled by higher rooms in ready(): each gives the sample lines of one family, or nothing.
+gauges: list[tuple[Family, Callable[[], Iterator[tuple[str, float]]]]] = []
+
+_process = CollectorRegistry()
+ProcessCollector(registry=_process)
+PlatformCollector(registry=_process)
+
+
+def render() -> str:
+    """The text of `GET /metrics`."""
+    lines: list[str] = []
+    stored: dict[str, dict[str, float]] = {}
+    for row in MetricCounter.objects.order_by("name", "labels"):
+        value = row.value / 1_000_000 if row.name in MICROSECONDS else row.value
+        stored.setdefault(row.name, {})[row.labels] = value
+    for family in COUNTERS:
+        samples = dict.fromkeys(family.initial, 0.0) | stored.get(family.name, {})
+        lines += _lines(family, samples.items())
+    for family, collect in [*_own_gauges(), *gauges]:
+        lines += _lines(family, collect())
+    return "\n".join(lines) + "\n" + generate_latest(_process).decode()
+
+
+def _lines(family: Family, samples: object) -> list[str]:
+    head = [f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.kind}"]
+    body = []
+    for labels, value in samples:  # type: ignore[attr-defined]
+        braces = f"{{{labels}}}" if labels else ""
+        body.append(
+            f"{family.name}{braces} {value:g}"
+            if value != int(value)
+            else f"{family.name}{braces} {int(value)}"
+        )
+    return head + body
+
+
+def _own_gauges() -> list[tuple[Family, Callable[[], Iterator[tuple[str, float]]]]]:
+    return [
+        (Family("molecule_dev_open", "gauge", "1 while the development hatch is open."), _hatch),
+        (Family("molecule_websocket_connections_active", "gauge", "Open sockets, all processes."), _sockets),
+        (
+            Family("molecule_job_last_success_timestamp_seconds", "gauge", "When a job last succeeded."),
+            _successes,
+        ),
+    ]
+
+
+def _hatch() -> Iterator[tuple[str, float]]:
+    yield "", float(hatch_is_open())
+
+
+def _sockets() -> Iterator[tuple[str, float]]:
+    """Each realtime process keeps its own count alive in Valkey; a dead one's expires."""
+    try:
+        names = list(client().scan_iter(f"{SOCKETS_KEY}*"))
+        counts: list[Any] = client().mget(names) if names else []  # type: ignore[assignment]
+    except redis.RedisError:
+        return
+    yield "", float(sum([int(one) for one in counts if one]))
+
+
+def _successes() -> Iterator[tuple[str, float]]:
+    for job in BackgroundJob.objects.exclude(last_success_at=None).order_by("name"):
+        assert job.last_success_at is not None
+        yield f'job="{job.name}"', job.last_success_at.timestamp()

@@ -1,0 +1,1 @@
+"""The composition root and the small foundation every room stands on."""

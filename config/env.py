@@ -1,0 +1,97 @@
+"""The environment, read once and typed.
+
+Every variable of the product is declared in `config/settings.py` through one `Environment`; each
+declaration carries its
+meaning, so that the table in `docs/reference/settings.md` is generated and cannot drift.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import environ
+
+log = logging.getLogger(__name__)
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One documented environment variable; `default` is the text shown to operators."""
+
+    name: str
+    kind: str
+    default: str
+    help: str
+    secret: bool = False
+
+
+class Environment:
+    """Typed readings of `os.environ`; a value `X_FILE` names a file holding the value of `X`.
+
+    A number that is unset, unparsable or not positive gives the default and one warning
+    (docs/reference/settings.md):
+    a typo in an interval must not keep the product from booting.
+    """
+
+    def __init__(self) -> None:
+        self._env = environ.FileAwareEnv()
+        self.declared: dict[str, Variable] = {}
+
+    def text(self, name: str, *, default: str = "", help: str, secret: bool = False) -> str:
+        self._declare(Variable(name, "text", default, help, secret))
+        return cast(str, self._env.str(name, default=default)).strip()
+
+    def words(self, name: str, *, default: Sequence[str] = (), help: str) -> list[str]:
+        """A comma list; entries are trimmed, empty ones dropped."""
+        self._declare(Variable(name, "comma list", ",".join(default), help))
+        given = cast(str, self._env.str(name, default=""))
+        return [word.strip() for word in given.split(",") if word.strip()] or list(default)
+
+    def flag(self, name: str, *, help: str) -> bool:
+        """True for exactly `1`."""
+        self._declare(Variable(name, "flag (exactly 1)", "off", help))
+        return cast(str, self._env.str(name, default="")).strip() == "1"
+
+    def choice(self, name: str, options: Sequence[str], *, default: str, help: str) -> str:
+        """One of `options`, compared without case; the raw text otherwise, for a system check to refuse."""
+        self._declare(Variable(name, " | ".join(options), default, help))
+        return cast(str, self._env.str(name, default="")).strip().lower() or default
+
+    def positive_int(self, name: str, *, default: int, help: str) -> int:
+        self._declare(Variable(name, "integer > 0", str(default), help))
+        return self._number(name, default, minimum=1)
+
+    def count(self, name: str, *, default: int, help: str) -> int:
+        """An integer where 0 has a meaning of its own."""
+        self._declare(Variable(name, "integer >= 0", str(default), help))
+        return self._number(name, default, minimum=0)
+
+    def networks(self, name: str, *, help: str) -> list[Network]:
+        """A comma list of CIDRs. Raises ValueError for one that is none: trusting the wrong proxy is worse
+        than no boot.
+        """
+        return [ipaddress.ip_network(word, strict=False) for word in self.words(name, help=help)]
+
+    def _number(self, name: str, default: int, *, minimum: int) -> int:
+        given = cast(str, self._env.str(name, default="")).strip()
+        if not given:
+            return default
+        try:
+            number = int(given)
+        except ValueError:
+            number = minimum - 1
+        if number < minimum:
+            log.warning("%s=%r is not an integer of at least %d; using %d", name, given, minimum, default)
+            return default
+        return number
+
+    def _declare(self, variable: Variable) -> None:
+        if variable.name in self.declared:
+            raise RuntimeError(f"{variable.name} is declared twice")
+        self.declared[variable.name] = variable

@@ -1,0 +1,57 @@
+"""Advisory locks of PostgreSQL: who may do a thing now, whichever process asks.
+
+Session locks live on a connection of their own, so that they last through many transactions and die with the
+process. Transaction locks order writers inside `atomic()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from django.db import connection, transaction
+
+
+@contextmanager
+def try_lock(name: str) -> Iterator[bool]:
+    """Hold the session lock `name` for the block; yields False at once when somebody else holds it.
+
+    The lock survives commits and is released when the block ends or the process dies.
+    """
+    with _own_connection() as held:
+        (mine,) = held.execute(
+            "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)
+        ).fetchone() or (False,)
+        yield bool(mine)
+
+
+def lock_in_transaction(name: str) -> None:
+    """Wait for the transaction lock `name`; it is released by commit or rollback. Raises outside a
+    transaction.
+    """
+    if not connection.in_atomic_block:
+        raise transaction.TransactionManagementError("a transaction lock needs a transaction")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
+
+
+def outside_transaction() -> None:
+    """First line of every call to a backend, agent or provider: none of them may be waited for inside a
+    transaction.
+
+    Raises TransactionManagementError in one. Tests that wrap themselves in a transaction do not count.
+    """
+    if connection.in_atomic_block and not _only_the_test_transaction():
+        raise transaction.TransactionManagementError("a slow call must not be made inside a transaction")
+
+
+def _only_the_test_transaction() -> bool:
+    blocks = getattr(connection, "atomic_blocks", [])
+    return all(getattr(block, "_from_testcase", False) for block in blocks)
+
+
+def _own_connection() -> psycopg.Connection[tuple[object, ...]]:
+    params = connection.get_connection_params()
+    wanted = {key: params[key] for key in ("host", "port", "user", "password", "dbname") if params.get(key)}
+    return psycopg.connect(**wanted, autocommit=True, connect_timeout=5, application_name="workspace-lock")

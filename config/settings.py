@@ -1,0 +1,308 @@
+"""Settings: the only module that reads the environment, one documented line per variable (units in the help
+text).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import environ
+
+from config.env import Environment
+from config.logs import configure as configure_logs
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = Environment()
+
+# --- Services
+# -------------------------------------------------------------------------------------------------------
+DATABASE_URL: str = env.text(
+    "DATABASE_URL", help="PostgreSQL 15 or newer; `make up` starts its own when unset", secret=True
+)
+REDIS_URL: str = env.text(
+    "REDIS_URL",
+    default="redis://127.0.0.1:6379/0",
+    help="Valkey or Redis; `make up` starts its own when unset",
+    secret=True,
+)
+DJANGO_SECRET_KEY: str = env.text("DJANGO_SECRET_KEY", help="signs the sessions of /console/", secret=True)
+PORT: int = env.positive_int("PORT", default=8080, help="the one port `make up` listens on")
+DATA_DIR: str = env.text("DATA_DIR", default=".data", help="folder of everything `make up` keeps")
+DATABASE_POOL_SIZE: int = env.positive_int(
+    "DATABASE_POOL_SIZE", default=20, help="database connections at most per web process"
+)
+
+# --- Who may come in (docs/reference/access.md)
+# ---------------------------------------------------------------------
+ADMIN_TOKEN: str = env.text("ADMIN_TOKEN", help="the operator's bearer token", secret=True)
+MOLECULE_ENV: str = env.text(
+    "MOLECULE_ENV", help="`production`/`prod` is strict, `development`/`dev` relaxes limits and URL policy"
+).lower()
+MOLECULE_DEV_OPEN: bool = env.flag(
+    "MOLECULE_DEV_OPEN", help="requests without a credential pass on a development machine (`make up-open`)"
+)
+WS_ANONYMOUS_CANVAS: bool = env.flag(
+    "WS_ANONYMOUS_CANVAS", help="admit a canvas socket without a credential, from an allowed origin"
+)
+MOLECULE_ORG_ID: str = env.text("MOLECULE_ORG_ID", help="the tenant this deployment serves; marks it as SaaS")
+CP_UPSTREAM_URL: str = env.text("CP_UPSTREAM_URL", help="control plane that confirms sessions")
+CORS_ORIGINS: list[str] = env.words(
+    "CORS_ORIGINS",
+    default=["http://localhost:3000", "http://localhost:3001"],
+    help="origins a browser may call from; exact matches",
+)
+TRUSTED_PROXIES = env.networks(
+    "TRUSTED_PROXIES", help="CIDRs whose X-Forwarded-For is believed; none by default"
+)
+MAX_JSON_BODY_BYTES: int = env.positive_int(
+    "MAX_JSON_BODY_BYTES", default=1_048_576, help="bytes of a JSON body unless a route says otherwise"
+)
+SECRETS_ENCRYPTION_KEY: str = env.text(
+    "SECRETS_ENCRYPTION_KEY",
+    help="key of the secrets at rest: base64 of 32 bytes, or exactly 32 characters",
+    secret=True,
+)
+METRICS_TOKEN: str = env.text(
+    "METRICS_TOKEN", help="bearer that may read /metrics from a public address", secret=True
+)
+
+# --- The org tree (docs/reference/workspaces.md)
+# --------------------------------------------------------------------
+COMM_ROOT_SIBLINGS: str = env.choice(
+    "COMM_ROOT_SIBLINGS", ["allow", "deny"], default="allow", help="may root workspaces talk to each other"
+)
+EXTERNAL_PLATFORM_URL: str = env.text(
+    "EXTERNAL_PLATFORM_URL", help="address given to external agents; the request's own when unset"
+).rstrip("/")
+MOLECULE_DEFAULT_RUNTIME: str = env.text(
+    "MOLECULE_DEFAULT_RUNTIME", default="langgraph", help="runtime of a workspace that names none"
+)
+REMOTE_LIVENESS_STALE_AFTER: int = env.positive_int(
+    "REMOTE_LIVENESS_STALE_AFTER",
+    default=180,
+    help="seconds without a heartbeat until an external agent counts as away",
+)
+
+# --- Compute (docs/reference/provisioning.md)
+# -----------------------------------------------------------------------
+PROVISIONER: str = env.choice(
+    "PROVISIONER",
+    ["auto", "process", "none"],
+    default="auto",
+    help="where workspaces run; `process` (local processes) is for development and tests",
+)
+MOLECULE_DEPLOY_MODE: str = env.text(
+    "MOLECULE_DEPLOY_MODE", help="`saas` or `self-hosted`; derived when unset"
+).lower()
+MOLECULE_DEPLOYMENT_MODE: str = env.text(
+    "MOLECULE_DEPLOYMENT_MODE", help="alias of MOLECULE_DEPLOY_MODE"
+).lower()
+PLATFORM_URL: str = env.text(
+    "PLATFORM_URL",
+    default=f"http://host.docker.internal:{PORT}",
+    help="address of this server as managed agents see it",
+).rstrip("/")
+MOLECULE_INSTANCE_ID: str = env.text(
+    "MOLECULE_INSTANCE_ID", help="marks this deployment's compute; derived from DATABASE_URL when unset"
+)
+GIT_EMAIL_DOMAIN: str = env.text(
+    "GIT_EMAIL_DOMAIN", default="agents.invalid", help="domain of the agents' git identity"
+)
+AWARENESS_URL: str = env.text("AWARENESS_URL", help="passed to agents together with their namespace")
+PROVISION_TIMEOUT_SECONDS: int = env.count(
+    "PROVISION_TIMEOUT_SECONDS",
+    default=0,
+    help="seconds a start may take, for every runtime; 0 = the runtime's own",
+)
+RESTART_DEBOUNCE_SECONDS: int = env.positive_int(
+    "RESTART_DEBOUNCE_SECONDS",
+    default=60,
+    help="seconds after a restart in which health checks ask for no other",
+)
+AUTO_RESTART_MAX_PER_HOUR: int = env.positive_int(
+    "AUTO_RESTART_MAX_PER_HOUR",
+    default=5,
+    help="automatic restarts per workspace and hour; beyond, it is failed",
+)
+LIVENESS_BACKSTOP_SECONDS: int = env.positive_int(
+    "LIVENESS_BACKSTOP_SECONDS", default=30, help="interval of the sweep over silent agents, seconds"
+)
+HEALTH_SWEEP_SECONDS: int = env.positive_int(
+    "HEALTH_SWEEP_SECONDS", default=15, help="interval of the check that compute still runs, seconds"
+)
+PROVISION_TIMEOUT_SWEEP_SECONDS: int = env.positive_int(
+    "PROVISION_TIMEOUT_SWEEP_SECONDS", default=30, help="interval of the sweep over overdue starts, seconds"
+)
+GIT_SHA: str = env.text("GIT_SHA", default="dev", help="revision shown by /buildinfo")
+
+# --- Django
+# ---------------------------------------------------------------------------------------------------------
+SECRET_KEY = DJANGO_SECRET_KEY or "unset-refused-by-a-system-check"
+DEBUG = False
+ALLOWED_HOSTS = ["*"]  # no page and no link is built from the Host header except where a verb checks it
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+ASGI_APPLICATION = "config.asgi.application"
+APPEND_SLASH = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "corsheaders",
+    "rest_framework",
+    "drf_spectacular",
+    "channels",
+    "config.apps.ConfigConfig",
+    "activity.apps.ActivityConfig",
+    "access.apps.AccessConfig",
+    "workspaces.apps.WorkspacesConfig",
+    "provisioning.apps.ProvisioningConfig",
+    "a2a.apps.A2AConfig",
+    "console.apps.ConsoleConfig",
+]
+
+# Outermost first; the order is docs/reference/http.md.
+MIDDLEWARE = [
+    "activity.http_metrics.CountRequests",
+    "config.http.SecurityHeaders",
+    "corsheaders.middleware.CorsMiddleware",
+    "config.http.ErrorBodies",
+    "config.http.LimitBody",
+    "config.http.OptionalTrailingSlash",
+    "access.client_address.ClientAddress",
+    "config.http.ConsoleOnly",
+]
+# What only the operators' pages need; `ConsoleOnly` applies these to /console/, so that an API request pays
+# for none.
+CONSOLE_MIDDLEWARE = [
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+
+def database(url: str) -> dict[str, Any]:
+    """Django's connection settings for `url`; an empty one is refused by a system check."""
+    parsed: dict[str, Any] = environ.Env.db_url_config(url or "postgresql://nobody@127.0.0.1/unset")
+    parsed["CONN_HEALTH_CHECKS"] = True
+    parsed["OPTIONS"] = {
+        **parsed.get("OPTIONS", {}),
+        "connect_timeout": 5,
+        "server_side_binding": True,
+        "pool": {"min_size": 1, "max_size": DATABASE_POOL_SIZE, "timeout": 5},
+        "options": "-c idle_in_transaction_session_timeout=60000",
+    }
+    return parsed
+
+
+DATABASES = {"default": database(DATABASE_URL)}
+
+
+def instance_id() -> str:
+    """The mark on this deployment's compute: given, or derived from where the database is (never its
+    password).
+    """
+    if MOLECULE_INSTANCE_ID:
+        return MOLECULE_INSTANCE_ID
+    url = urlsplit(DATABASE_URL)
+    return hashlib.sha256(f"{url.hostname}:{url.port}{url.path}".encode()).hexdigest()[:16]
+
+
+INSTANCE_ID = instance_id()
+
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["access.authentication.CredentialAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["access.permissions.AdminAccess"],  # closed unless a route opens itself
+    "DEFAULT_PARSER_CLASSES": ["config.http.AnyJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["config.http.CompactJSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "config.http.AlwaysJSON",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "config.http.exception_handler",
+    "DATETIME_FORMAT": "%Y-%m-%dT%H:%M:%S.%fZ",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Workspace Server",
+    "DESCRIPTION": "Control plane for an organisation of AI agents.",
+    "VERSION": "0.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/",
+}
+
+CORS_ALLOWED_ORIGINS = CORS_ORIGINS
+CORS_ALLOW_CREDENTIALS = True
+CORS_ALLOW_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+CORS_ALLOW_HEADERS = [
+    "origin",
+    "content-type",
+    "authorization",
+    "x-workspace-id",
+    "x-source-workspace-id",
+    "x-molecule-org-id",
+    "x-molecule-org-slug",
+    "x-confirm-name",
+    "x-request-id",
+    "if-none-match",
+]
+CORS_EXPOSE_HEADERS = [
+    "Retry-After",
+    "X-RateLimit-Limit",
+    "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
+    "Content-Disposition",
+    "ETag",
+]
+CORS_PREFLIGHT_MAX_AGE = 43_200
+
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"  # filled by `collectstatic` in the image; found in the packages otherwise
+WHITENOISE_USE_FINDERS = not STATIC_ROOT.is_dir()
+DATA_UPLOAD_MAX_MEMORY_SIZE = None  # `LimitBody` answers before Django would, in the product's error shape
+
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SILENCED_SYSTEM_CHECKS = [
+    "admin.E408",  # ConsoleOnly applies the session, login and message middleware to /console/
+    "admin.E409",
+    "admin.E410",
+    "security.W004",  # HSTS is sent by config.http.SecurityHeaders on every response
+    "security.W008",  # TLS ends at the proxy in front
+    "security.W001",  # config.http.SecurityHeaders stands in for SecurityMiddleware
+    "security.W002",  # X-Frame-Options likewise
+    "security.W003",  # CSRF protection is applied to /console/ by ConsoleOnly
+    "security.W012",  # cookies: `make up` serves plain http on the operator's machine
+    "security.W016",
+]
+
+LOGGING_CONFIG = None
+configure_logs()

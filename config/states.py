@@ -1,0 +1,40 @@
+"""Status machines: a table of legal moves and the one conditional `UPDATE ... RETURNING` that makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from django.db.models import Model, QuerySet
+from django.db.models.functions import Now
+from django.db.models.sql.subqueries import UpdateQuery
+
+M = TypeVar("M", bound=Model)
+
+
+def update_returning(rows: QuerySet[M], **changes: Any) -> list[M]:
+    """`rows.update(**changes)` that also returns the changed rows as now stored.
+
+    Raises ValueError for a filter that joins or is sliced: PostgreSQL does not re-check a subquery after
+    waiting for a
+    row lock, so both of two racers would win.
+    """
+    if rows.query.is_sliced or rows.query.count_active_tables() > 1:
+        raise ValueError("filter on the updated table only: a join hides the guard from concurrent changes")
+    query = cast(UpdateQuery, rows.query.chain(UpdateQuery))
+    query.add_update_values(changes)
+    sql, params = query.get_compiler(rows.db).as_sql()
+    return list(rows.model._base_manager.using(rows.db).raw(f"{sql} RETURNING *", params))
+
+
+@dataclass(frozen=True)
+class StateMachine:
+    """`sources[target]` is the set of statuses from which `target` may be reached."""
+
+    sources: Mapping[str, Set[str]]
+
+    def move(self, rows: QuerySet[M], target: str, **changes: Any) -> list[M]:
+        """Move those of `rows` that may become `target`. Empty: race lost, illegal or gone; emit nothing."""
+        legal = rows.filter(status__in=self.sources[target])
+        return update_returning(legal, status=target, status_changed_at=Now(), **changes)

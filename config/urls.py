@@ -1,0 +1,18 @@
+"""The URL table: every room's routes in one list. Static segments come before parameters."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+from activity.urls import websocket_urlpatterns as activity_sockets
+
+urlpatterns = [
+    path("", include("activity.urls")),
+    path("", include("provisioning.urls")),
+    path("", include("a2a.urls")),
+    path("", include("workspaces.urls")),
+    path("console/", admin.site.urls),
+]
+websocket_urlpatterns = [*activity_sockets]
+
+handler404 = "config.http.not_found"
+handler500 = "config.http.server_error"

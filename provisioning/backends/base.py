@@ -1,0 +1,172 @@
+"""What every backend offers, in one vocabulary: compute is started, stopped and listed by workspace and
+generation.
+
+Source: docs/reference/provisioning.md, Backends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+from uuid import UUID
+
+
+class ComputeState(StrEnum):
+    """Only NOT_RUNNING is knowledge enough to act on; UNKNOWN means that nobody could tell."""
+
+    RUNNING = "running"
+    STARTING = "starting"
+    NOT_RUNNING = "not_running"
+    UNKNOWN = "unknown"
+
+
+class ErrorClass(StrEnum):
+    NO_BACKEND = "no_backend"
+    TRANSIENT = "transient"
+    QUOTA = "quota"
+    CAPACITY = "capacity"
+    IMAGE_UNAVAILABLE = "image_unavailable"
+    CONFIG = "config"
+    INVALID_SPEC = "invalid_spec"
+    CONFLICT = "conflict"
+    PERSIST = "persist"
+    BOOT_FAILED = "boot_failed"
+    TIMEOUT = "timeout"
+    INTERNAL = "internal"
+
+
+class BackendError(Exception):
+    """Why compute could not be started or stopped.
+
+    `safe_message` is shown to people; `detail` stays in the log and the ledger; `extra` joins the event's
+    payload.
+    """
+
+    def __init__(
+        self,
+        error_class: ErrorClass,
+        safe_message: str,
+        *,
+        detail: str = "",
+        retryable: bool = False,
+        **extra: Any,
+    ) -> None:
+        super().__init__(safe_message)
+        self.error_class = error_class
+        self.safe_message = safe_message
+        self.detail = detail
+        self.retryable = retryable
+        self.extra = extra
+
+
+class Unsupported(BackendError):
+    def __init__(self, what: str) -> None:
+        super().__init__(ErrorClass.CONFIG, f"this server's workspaces have no {what}")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file below the workspace's config folder. A `seed` never replaces what is there: people edit it."""
+
+    content: bytes
+    mode: int = 0o644
+    seed: bool = False
+
+
+@dataclass(frozen=True)
+class StartSpec:
+    """All that a start needs. `files` is keyed by the path below the config folder."""
+
+    workspace_id: UUID
+    generation: int
+    operation_id: UUID
+    name: str
+    runtime: str
+    tier: int
+    environment: Mapping[str, str] = field(repr=False)  # holds secrets
+    files: Mapping[str, File] = field(repr=False)
+    image: str | None = None
+    workspace_dir: str | None = None
+    workspace_access: str = "none"
+    reset_session: bool = False
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """The image a start would use; both None where the backend knows no images."""
+
+    reference: str | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Started:
+    """`url` is how the server reaches the agent, `internal_url` how other agents do; `adopted`: it ran
+    already.
+    """
+
+    compute_id: str
+    url: str
+    internal_url: str
+    state: ComputeState
+    adopted: bool = False
+    instance_id: str | None = None  # a machine of its own, where the backend rents one per workspace
+
+
+@dataclass(frozen=True)
+class Compute:
+    """One piece of compute as the backend sees it now."""
+
+    workspace_id: UUID
+    compute_id: str
+    generation: int
+    state: ComputeState
+    started_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a start would create."""
+
+    backend: str
+    environment_keys: Sequence[str]
+    files: Sequence[str]
+    checks: Mapping[str, str]
+
+
+class Backend(Protocol):
+    """Every method is synchronous, may take long, and refuses to run inside a database transaction."""
+
+    label: str
+    # Of: volumes, exec, files, console, logs, image_cache, spot, reset_session.
+    capabilities: frozenset[str]
+
+    def ensure_image(self, spec: StartSpec) -> ImageInfo:
+        """Obtain the image or raise BackendError(IMAGE_UNAVAILABLE); never stops anything."""
+
+    def start(self, spec: StartSpec) -> Started:
+        """Idempotent per workspace and generation: what runs is adopted, what is older is replaced."""
+
+    def stop(self, workspace_id: UUID, below_generation: int | None = None) -> None:
+        """Return once the compute (of lower generations) is gone. An unknown workspace is a success."""
+
+    def status(self, workspace_id: UUID) -> ComputeState:
+        """An unknown workspace is NOT_RUNNING. Never raises: what cannot be told is UNKNOWN, and logged."""
+
+    def list_managed(self) -> list[Compute]:
+        """All compute of this deployment, or an exception; never a part of it."""
+
+    def remove_storage(self, workspace_id: UUID) -> None:
+        """Delete what the workspace stored. Missing is a success."""
+
+    def logs(self, workspace_id: UUID, tail: int) -> str:
+        """The last `tail` lines. Raises Unsupported without that capability."""
+
+    def dry_run(self, spec: StartSpec) -> Plan:
+        """Validate and tell what would be created; creates nothing."""
+
+    def close(self) -> None:
+        """Idempotent."""

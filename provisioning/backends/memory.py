@@ -1,0 +1,129 @@
+"""A backend without processes: tests program its delays and failures and read what it was asked to do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from django.utils import timezone
+
+from config.locks import outside_transaction
+from provisioning.backends.base import (
+    BackendError,
+    Compute,
+    ComputeState,
+    ImageInfo,
+    Plan,
+    Started,
+    StartSpec,
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """`generation` is the spec's of a start, the bound of a stop."""
+
+    method: str
+    workspace_id: UUID | None = None
+    generation: int | None = None
+
+
+class InMemoryBackend:
+    """Safe for threads. `failures[method]` are raised one per call; `before[method]` runs first, with the
+    workspace's id.
+    """
+
+    label = "memory"
+    capabilities = frozenset({"logs", "reset_session"})
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.latency_s: dict[str, float] = {}
+        self.failures: dict[str, deque[BackendError]] = defaultdict(deque)
+        self.before: dict[str, Callable[[UUID | None], None]] = {}
+        self.specs: list[StartSpec] = []  # of every start that went through
+        self.unreachable = False  # status answers UNKNOWN, list_managed raises
+        self._compute: dict[tuple[UUID, int], Compute] = {}
+        self._mutex = threading.Lock()
+
+    def running(self, workspace_id: UUID) -> list[int]:
+        """The generations that run now."""
+        with self._mutex:
+            return sorted(generation for owner, generation in self._compute if owner == workspace_id)
+
+    def kill(self, workspace_id: UUID) -> None:
+        """Compute that dies by itself."""
+        self._forget(workspace_id, None)
+
+    def called(self, method: str) -> list[Call]:
+        return [call for call in self.calls if call.method == method]
+
+    def ensure_image(self, spec: StartSpec) -> ImageInfo:
+        self._enter("ensure_image", spec.workspace_id, spec.generation)
+        return ImageInfo(reference=f"memory/{spec.runtime}")
+
+    def start(self, spec: StartSpec) -> Started:
+        self._enter("start", spec.workspace_id, spec.generation)
+        key = (spec.workspace_id, spec.generation)
+        url = f"http://127.0.0.1:9/{spec.workspace_id}"
+        with self._mutex:
+            known = self._compute.get(key)
+            if known:
+                return Started(known.compute_id, url, url, known.state, adopted=True)
+            for owner, generation in list(self._compute):
+                if owner == spec.workspace_id and generation < spec.generation:
+                    del self._compute[owner, generation]
+            compute_id = f"memory-{spec.workspace_id}-g{spec.generation}"
+            self._compute[key] = Compute(*key[:1], compute_id, key[1], ComputeState.RUNNING, timezone.now())
+            self.specs.append(spec)
+            return Started(compute_id, url, url, ComputeState.RUNNING)
+
+    def stop(self, workspace_id: UUID, below_generation: int | None = None) -> None:
+        self._enter("stop", workspace_id, below_generation)
+        self._forget(workspace_id, below_generation)
+
+    def status(self, workspace_id: UUID) -> ComputeState:
+        self._enter("status", workspace_id)
+        if self.unreachable:
+            return ComputeState.UNKNOWN
+        return ComputeState.RUNNING if self.running(workspace_id) else ComputeState.NOT_RUNNING
+
+    def list_managed(self) -> list[Compute]:
+        self._enter("list_managed")
+        if self.unreachable:
+            raise ConnectionError("unreachable")
+        with self._mutex:
+            return list(self._compute.values())
+
+    def remove_storage(self, workspace_id: UUID) -> None:
+        self._enter("remove_storage", workspace_id)
+
+    def logs(self, workspace_id: UUID, tail: int) -> str:
+        return ""
+
+    def dry_run(self, spec: StartSpec) -> Plan:
+        return Plan(self.label, sorted(spec.environment), sorted(spec.files), {})
+
+    def close(self) -> None:
+        pass
+
+    def _forget(self, workspace_id: UUID, below_generation: int | None) -> None:
+        with self._mutex:
+            for owner, generation in list(self._compute):
+                if owner == workspace_id and (below_generation is None or generation < below_generation):
+                    del self._compute[owner, generation]
+
+    def _enter(self, method: str, workspace_id: UUID | None = None, generation: int | None = None) -> None:
+        outside_transaction()
+        with self._mutex:
+            self.calls.append(Call(method, workspace_id, generation))
+            failure = self.failures[method].popleft() if self.failures[method] else None
+        if method in self.before:
+            self.before[method](workspace_id)
+        time.sleep(self.latency_s.get(method, 0))
+        if failure:
+            raise failure

@@ -1,0 +1,47 @@
+"""System checks of the settings that say where workspaces run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+
+from config.posture import is_production
+
+KNOWN = ("auto", "process", "none")
+NOT_YET = ("ec2", "docker")
+
+
+@register
+def provisioner_is_usable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    chosen = settings.PROVISIONER
+    if chosen in NOT_YET:
+        hint = "Set PROVISIONER=process on a development machine, or `none` for external workspaces only."
+        return [
+            Error(f"PROVISIONER={chosen} is not part of this release.", hint=hint, id="provisioning.E001")
+        ]
+    if chosen not in KNOWN:
+        hint = f"Use one of {', '.join(KNOWN)}."
+        return [Error(f"PROVISIONER={chosen!r} is no provisioner.", hint=hint, id="provisioning.E002")]
+    if chosen == "process" and is_production():
+        hint = "Agents would run under the server's own account. Use another PROVISIONER in production."
+        return [Error("PROVISIONER=process is refused in production.", hint=hint, id="provisioning.E003")]
+    return []
+
+
+@register
+def deploy_mode_is_stated_once(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    mode, alias = settings.MOLECULE_DEPLOY_MODE, settings.MOLECULE_DEPLOYMENT_MODE
+    if mode and alias and mode != alias:
+        text = "MOLECULE_DEPLOY_MODE and MOLECULE_DEPLOYMENT_MODE disagree."
+        return [Error(text, hint="Set only MOLECULE_DEPLOY_MODE.", id="provisioning.E004")]
+    return []
+
+
+@register
+def debounce_outlasts_the_health_check(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if settings.RESTART_DEBOUNCE_SECONDS >= settings.HEALTH_SWEEP_SECONDS:
+        return []
+    text = "RESTART_DEBOUNCE_SECONDS is shorter than HEALTH_SWEEP_SECONDS: what boots would be restarted."
+    return [Error(text, hint="Raise it to at least HEALTH_SWEEP_SECONDS.", id="provisioning.E005")]

@@ -1,0 +1,167 @@
+"""The only module that chooses a backend and calls it: every start, stop and probe of compute passes here.
+
+Without a backend each verb keeps its promise all the same: a start fails at once with a sentence that helps,
+a stop succeeds because there is nothing to stop. Source: docs/reference/provisioning.md, Dispatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+
+from config.evt import evt
+from provisioning.backends.base import (
+    Backend,
+    BackendError,
+    Compute,
+    ComputeState,
+    ErrorClass,
+    ImageInfo,
+    Started,
+    StartSpec,
+)
+from provisioning.backends.process import ProcessBackend
+from provisioning.ledger import queue_run
+from provisioning.models import RunKind
+from workspaces.models import Workspace
+from workspaces.services import transitions
+
+log = structlog.get_logger(__name__)
+
+NO_BACKEND = (
+    "no provisioning backend available: "
+    "this workspace needs a Docker daemon (self-hosted) or the EC2 backend (SaaS)"
+)
+
+_wired: Backend | None = None
+_is_chosen = False
+
+
+def wire(backend: Backend | None) -> None:
+    """Use `backend`, or none, from now on."""
+    global _wired, _is_chosen
+    _wired, _is_chosen = backend, True
+
+
+def choose_again() -> None:
+    """Forget what was wired; the settings decide at the next use."""
+    global _is_chosen
+    _is_chosen = False
+
+
+def has_provisioner() -> bool:
+    return _chosen() is not None
+
+
+def label() -> str:
+    """The backend's name in logs and in the ledger."""
+    backend = _chosen()
+    return backend.label if backend else "none"
+
+
+def provision_async(
+    workspace: Workspace,
+    *,
+    kind: RunKind = RunKind.CREATE,
+    trigger: str = "",
+    options: Mapping[str, Any] | None = None,
+    requested_by: str = "",
+) -> bool:
+    """Queue the start of the row's current generation. Without a backend: mark the row failed and return
+    False.
+    """
+    announce(workspace, is_sync=False)
+    if not has_provisioner():
+        refuse(workspace)
+        return False
+    with transaction.atomic():
+        queue_run(
+            workspace, kind, backend=label(), trigger=trigger, options=options, requested_by=requested_by
+        )
+    return True
+
+
+def refuse(workspace: Workspace) -> None:
+    """Fail a start that no backend can make, here and not by a timeout later."""
+    transitions.mark_failed(Workspace.objects.at(workspace.pk, workspace.generation), NO_BACKEND)
+
+
+def announce(workspace: Workspace, *, is_sync: bool) -> None:
+    fields = {
+        "workspace_id": str(workspace.pk),
+        "name": workspace.name,
+        "tier": workspace.tier,
+        "runtime": workspace.runtime,
+        "template": workspace.template or "",
+        "sync": is_sync,
+    }
+    evt("provision.start", fields)
+
+
+def ensure_image(spec: StartSpec) -> ImageInfo:
+    return _backend().ensure_image(spec)
+
+
+def start(spec: StartSpec) -> Started:
+    """Raises BackendError."""
+    return _backend().start(spec)
+
+
+def stop(workspace_id: UUID, *, below_generation: int | None = None) -> None:
+    """Return once the compute (of lower generations) is gone; without a backend there is none. Raises
+    BackendError.
+    """
+    if has_provisioner():
+        _backend().stop(workspace_id, below_generation)
+
+
+def status(workspace_id: UUID) -> ComputeState:
+    return _backend().status(workspace_id) if has_provisioner() else ComputeState.UNKNOWN
+
+
+def list_managed() -> list[Compute]:
+    """All compute of this deployment. Raises BackendError, or whatever kept the backend from telling."""
+    return _backend().list_managed()
+
+
+def remove_storage(workspace_id: UUID) -> None:
+    if has_provisioner():
+        _backend().remove_storage(workspace_id)
+
+
+def logs(workspace_id: UUID, tail: int) -> str:
+    """The last `tail` lines of the workspace's output. Raises BackendError."""
+    return _backend().logs(workspace_id, tail)
+
+
+def _backend() -> Backend:
+    backend = _chosen()
+    if backend is None:
+        raise BackendError(ErrorClass.NO_BACKEND, NO_BACKEND)
+    return backend
+
+
+def _chosen() -> Backend | None:
+    if not _is_chosen:
+        wire(_by_settings())
+    return _wired
+
+
+def _by_settings() -> Backend | None:
+    if settings.PROVISIONER == "process":
+        root = Path(settings.DATA_DIR) / "workspaces"
+        log.info("provisioner.chosen", label=ProcessBackend.label, root=str(root))
+        return ProcessBackend(root=root, instance_id=settings.INSTANCE_ID, cwd=settings.BASE_DIR)
+    if settings.PROVISIONER == "auto" and settings.MOLECULE_ORG_ID:
+        log.error("provisioner.none", reason="MOLECULE_ORG_ID is set, but this release has no EC2 backend")
+    else:
+        log.info(
+            "provisioner.none", reason=f"PROVISIONER={settings.PROVISIONER}: only external workspaces work"
+        )
+    return None

@@ -1,0 +1,99 @@
+"""Who works on a workspace's compute now: the lifecycle lock, and the lease of a run.
+
+The lock keeps two workers apart while both live; the lease tells others that its worker has died; the
+generation protects when either is lost. Source: docs/reference/provisioning.md, Locks and leases.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+from uuid import UUID
+
+import structlog
+from django.db import Error as DatabaseError
+from django.db import connection
+
+from config.locks import try_lock
+from provisioning import ledger
+from provisioning.models import ProvisionRun
+
+log = structlog.get_logger(__name__)
+
+RENEW_S = 10.0  # a third of the lease: two renewals may fail
+LOCK_POLL_S = 0.1
+
+
+class ToldToStop(KeyboardInterrupt):
+    """SIGTERM reached this worker process in the middle of a run.
+
+    As a KeyboardInterrupt it passes `except Exception`, and the database driver cancels the statement it
+    interrupts.
+    """
+
+
+@contextmanager
+def lifecycle_lock(workspace_id: UUID, *, wait_s: float = 0) -> Iterator[bool]:
+    """Hold the right to stop and start the workspace's compute; False when it is not free within `wait_s`.
+
+    Whoever finds it taken leaves: the holder rings for what waits as soon as it lets go
+    (`ledger.ring_for_waiting`).
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        with try_lock(f"ws-lifecycle:{workspace_id}") as mine:
+            if mine or time.monotonic() >= deadline:
+                yield mine
+                return
+        time.sleep(LOCK_POLL_S)
+
+
+@contextmanager
+def kept_lease(run: ProvisionRun) -> Iterator[None]:
+    """Renew the lease of `run` from a side thread while the block works, slow calls included."""
+    done = threading.Event()
+    thread = threading.Thread(target=_renew, args=(run, done), name=f"lease-{run.pk}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=RENEW_S)
+
+
+def _renew(run: ProvisionRun, done: threading.Event) -> None:
+    try:
+        while not done.wait(RENEW_S):
+            try:
+                if not ledger.renew_lease(run):
+                    log.info("lease.lost", run_id=str(run.pk))
+                    return
+            except DatabaseError as error:
+                log.warning("lease.renewal_failed", run_id=str(run.pk), error=str(error))
+                connection.close()  # the next try gets a new one
+    finally:
+        connection.close()
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM raise ToldToStop in the block, so that its work is handed back instead of waiting for a
+    lease.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise(number: int, frame: FrameType | None) -> NoReturn:
+    raise ToldToStop

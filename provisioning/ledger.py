@@ -1,0 +1,244 @@
+"""The ledger of start attempts: queue, claim, hand back, finish. The row with its lease is the work, a
+message a hint.
+
+Every write after slow work names the lease it was made under; none of these verbs calls a backend. Source:
+docs/reference/provisioning.md, Runs.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Coalesce, Now
+
+from activity.counters import count
+from config.evt import evt
+from config.jobs import Job, enqueue
+from config.states import update_returning
+from provisioning.backends.base import BackendError
+from provisioning.models import (
+    OPEN,
+    RUNS,
+    ProvisionRun,
+    ProvisionRunQuerySet,
+    RunKind,
+    RunState,
+    WorkspaceLifecycle,
+)
+from workspaces.models import ALIVE, Workspace
+
+LEASE = timedelta(seconds=30)
+FIRST_RING = timedelta(seconds=20)  # the message sent with the row has had its chance by then
+RING_AGAIN = timedelta(seconds=60)
+MAX_ATTEMPTS = 5
+RETRY_FIRST_S, RETRY_LIMIT_S = 2, 60
+
+
+def queue_run(
+    workspace: Workspace,
+    kind: RunKind,
+    *,
+    backend: str,
+    trigger: str = "",
+    options: Mapping[str, Any] | None = None,
+    requested_by: str = "",
+) -> ProvisionRun:
+    """The run of the workspace's current generation, and a ring for it on commit. One per generation, whoever
+    asks.
+    """
+    wanted = ProvisionRun(
+        workspace_id=workspace.pk,
+        generation=workspace.generation,
+        kind=kind,
+        backend=backend,
+        trigger=trigger,
+        options=dict(options or {}),
+        requested_by=requested_by,
+        due_at=Now() + FIRST_RING,
+    )
+    ProvisionRun.objects.bulk_create([wanted], ignore_conflicts=True)
+    run = ProvisionRun.objects.starts().get(workspace_id=workspace.pk, generation=workspace.generation)
+    ring(run)
+    return run
+
+
+def queue_teardown(
+    workspace_id: UUID, generation: int, *, backend: str, delay: timedelta = timedelta(0)
+) -> None:
+    """Owe a removed workspace its cleanup; at most one such run is open per workspace."""
+    owed = ProvisionRun(
+        workspace_id=workspace_id,
+        generation=generation,
+        kind=RunKind.TEARDOWN,
+        backend=backend,
+        due_at=Now() + delay,
+    )
+    ProvisionRun.objects.bulk_create([owed], ignore_conflicts=True)
+
+
+def ring(run: ProvisionRun) -> None:
+    enqueue(Job.TEARDOWN if run.kind == RunKind.TEARDOWN else Job.PROVISION, run_id=run.pk)
+
+
+def ring_for_waiting(workspace_id: UUID) -> None:
+    """Ring for what found the workspace's lifecycle lock taken. Called by whoever has just released it.
+
+    A loser has committed its row before it tried the lock, so either it got the lock or we see its row."""
+    if WorkspaceLifecycle.objects.filter(pk=workspace_id, restart_pending=True).exists():
+        enqueue(Job.RESTART_CYCLE, workspace_id=workspace_id)
+    for run in ProvisionRun.objects.filter(
+        workspace_id=workspace_id, state=RunState.QUEUED, attempts=0
+    ).order_by("-generation")[:2]:
+        ring(run)
+
+
+def claim_run(run_id: UUID) -> ProvisionRun | None:
+    """Take the run under a lease. None: somebody works on it, or it is over; a doubled message ends here."""
+    owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+    claimed = _move(
+        ProvisionRun.objects.filter(pk=run_id).claimable(),
+        RunState.RUNNING,
+        lease_owner=owner,
+        lease_expires_at=Now() + LEASE,
+        attempts=F("attempts") + 1,
+        started_at=Coalesce(F("started_at"), Now()),
+    )
+    return claimed[0] if claimed else None
+
+
+def renew_lease(run: ProvisionRun) -> bool:
+    """False: the run was taken over or ended by somebody else."""
+    return bool(ProvisionRun.objects.leased_by(run).update(lease_expires_at=Now() + LEASE))
+
+
+def hand_back(run: ProvisionRun, *, error: BackendError | None = None, wait_s: float | None = None) -> bool:
+    """Put a run of ours back into the queue: for its next try after `error`, or at once for another worker.
+
+    Unless `wait_s` is given, the waits double and are spread, so that many runs do not come back together."""
+    changes: dict[str, Any] = {"attempts": F("attempts") - 1, "due_at": Now()}
+    if error:
+        wait_s = wait_s or _spread(min(RETRY_FIRST_S * 2 ** (run.attempts - 1), RETRY_LIMIT_S))
+        changes = {"due_at": Now() + timedelta(seconds=wait_s), **_error(error)}
+    return bool(
+        _move(
+            ProvisionRun.objects.leased_by(run),
+            RunState.QUEUED,
+            lease_owner=None,
+            lease_expires_at=None,
+            **changes,
+        )
+    )
+
+
+def _spread(limit_s: float) -> float:
+    return random.uniform(0, limit_s)  # noqa: S311  (jitter)
+
+
+def note_steps(run: ProvisionRun) -> None:
+    ProvisionRun.objects.leased_by(run).update(steps=run.steps)
+
+
+def note_compute(run: ProvisionRun, compute_id: str) -> None:
+    """What was started is never forgotten: the one write without a fence."""
+    ProvisionRun.objects.filter(pk=run.pk).update(compute_id=compute_id)
+
+
+def mark_run_started(run: ProvisionRun, status: str) -> None:
+    """Compute runs. `status` is the workspace's, read under its lock: the agent may have been quicker than
+    we.
+    """
+    target = RunState.SUCCEEDED if status in ALIVE else RunState.STARTED
+    _close(ProvisionRun.objects.leased_by(run), target)
+
+
+def finish_run(workspace_id: UUID, generation: int) -> None:
+    """The agent of this generation has come online. A run that is still RUNNING is finished by its worker."""
+    rows = ProvisionRun.objects.starts().filter(workspace_id=workspace_id, generation=generation)
+    _close(rows.filter(state__in=[RunState.STARTED, RunState.FAILED]), RunState.SUCCEEDED)
+
+
+def fail_run(rows: ProvisionRunQuerySet, error: BackendError) -> list[ProvisionRun]:
+    return _close(rows, RunState.FAILED, **_error(error))
+
+
+def cancel_runs(workspace_id: UUID) -> None:
+    """The workspace is parked or gone: nobody waits for its start any more. A RUNNING one finds out by
+    itself.
+    """
+    _close(ProvisionRun.objects.starts().filter(workspace_id=workspace_id), RunState.CANCELLED)
+
+
+def end_teardown(run: ProvisionRun) -> None:
+    _close(ProvisionRun.objects.leased_by(run), RunState.SUCCEEDED)
+
+
+def supersede_run(run: ProvisionRun) -> None:
+    _close(ProvisionRun.objects.leased_by(run), RunState.SUPERSEDED)
+
+
+def _error(error: BackendError) -> dict[str, Any]:
+    return {
+        "error_class": error.error_class,
+        "error_safe": error.safe_message,
+        "error_detail": error.detail[:4000],
+    }
+
+
+def _close(rows: ProvisionRunQuerySet, target: RunState, **changes: Any) -> list[ProvisionRun]:
+    """End the claim of a run (`started` included: nobody works on it any more), counting and logging the
+    outcome.
+    """
+    with transaction.atomic():
+        closed = _move(
+            rows,
+            target,
+            lease_owner=None,
+            lease_expires_at=None,
+            finished_at=Coalesce(F("finished_at"), Now()),
+            **changes,
+        )
+        for run in closed:
+            if target == RunState.STARTED:
+                continue
+            count(
+                "molecule_provision_runs_total",
+                backend=run.backend,
+                kind=run.kind,
+                result=target.value,
+                error_class=run.error_class or "",
+            )
+            name = None if run.kind == RunKind.TEARDOWN else _LOGGED.get(target)
+            if name:
+                fields = {
+                    "workspace_id": str(run.workspace_id),
+                    "run_id": str(run.pk),
+                    "generation": run.generation,
+                    "kind": run.kind,
+                    "error_class": run.error_class or "",
+                }
+                transaction.on_commit(partial(evt, name, fields), robust=True)
+        return closed
+
+
+_LOGGED = {
+    RunState.SUCCEEDED: "provision.ok",
+    RunState.FAILED: "provision.failed",
+    RunState.SUPERSEDED: "provision.superseded",
+}
+
+
+def _move(rows: ProvisionRunQuerySet, target: RunState, **changes: Any) -> list[ProvisionRun]:
+    return update_returning(rows.filter(state__in=RUNS.sources[target]), state=target, **changes)
+
+
+def has_open_run(workspace_id: UUID) -> bool:
+    return ProvisionRun.objects.starts().filter(workspace_id=workspace_id, state__in=OPEN).exists()

@@ -1,0 +1,25 @@
+"""The verbs of this room, as other rooms' views and tasks call them."""
+
+from provisioning.dispatch import has_provisioner, provision_async
+from provisioning.ledger import finish_run
+from provisioning.services.execution import provision
+from provisioning.services.parking import Result, hibernate, pause, resume
+from provisioning.services.restarts import Trigger, accept_restart, request_restart, restart_cycle
+from provisioning.services.teardown import teardown, teardown_run
+
+__all__ = [
+    "Result",
+    "Trigger",
+    "accept_restart",
+    "finish_run",
+    "has_provisioner",
+    "hibernate",
+    "pause",
+    "provision",
+    "provision_async",
+    "request_restart",
+    "restart_cycle",
+    "resume",
+    "teardown",
+    "teardown_run",
+]

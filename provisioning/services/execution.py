@@ -1,0 +1,292 @@
+"""One run, from its claim to its end: prepare, image, stop the old compute, mint, start, store.
+
+The worker may die at any line. Its lease expires, another claims the same run of the same generation, and the
+backend adopts what already runs. Source: docs/reference/provisioning.md, A start step by step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import TypeVar
+from uuid import UUID
+
+import structlog
+from django.db import InterfaceError, OperationalError, connection, transaction
+from django.utils import timezone
+
+from config.evt import evt
+from config.http import rfc3339
+from provisioning import dispatch, ledger
+from provisioning.backends.base import BackendError, ComputeState, ErrorClass, Started
+from provisioning.leases import ToldToStop, kept_lease, lifecycle_lock, stoppable
+from provisioning.models import ProvisionRun, RunKind, WorkspaceLifecycle
+from provisioning.preparation import mint_secrets, prepare
+from workspaces.defaults import provision_timeout_s
+from workspaces.models import ALIVE, PARKED, Status, Workspace
+from workspaces.services import transitions
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+INTERNAL_ERROR = "internal error while provisioning"
+STOPS_FIRST = frozenset({RunKind.RESTART, RunKind.AUTO_RESTART, RunKind.IMAGE_REFRESH})
+STOP_PAUSES_S = (1.0, 2.0)  # between the tries of a stop
+PERSIST_PAUSES_S = (0.1, 0.2, 0.4)
+SERVING = ALIVE | {Status.OFFLINE}  # what a declined restart may return to
+
+
+class Superseded(Exception):
+    """A newer generation or a parking owns the workspace."""
+
+
+class LeaseLost(Exception):
+    """Another worker took the run over, or a sweep ended it: what was started is theirs now."""
+
+
+def provision(run_id: UUID) -> None:
+    """Do the work of one queued run, unless somebody does or has done it."""
+    found = ProvisionRun.objects.filter(pk=run_id).values_list("workspace_id", flat=True).first()
+    if found is None:
+        return
+    with lifecycle_lock(found) as mine:
+        if mine and (run := ledger.claim_run(run_id)):
+            execute_run(run)
+    if mine:
+        ledger.ring_for_waiting(found)
+
+
+def execute_run(run: ProvisionRun) -> None:
+    """Bring a claimed run to its end; the caller holds the workspace's lifecycle lock.
+
+    Raises nothing for what may go wrong with a start: that ends in the ledger. Raises ToldToStop after
+    handing back.
+    """
+    log.info("run.entered", run_id=str(run.pk), workspace_id=str(run.workspace_id), kind=run.kind,
+             generation=run.generation, attempt=run.attempts)  # fmt: skip
+    try:
+        with kept_lease(run), stoppable():
+            _work(run)
+    except ToldToStop:
+        if not connection.in_atomic_block:
+            connection.close()  # the signal may have come in the middle of a statement
+        ledger.hand_back(run)
+        log.info("run.handed_back", run_id=str(run.pk))
+        raise
+    state = ProvisionRun.objects.values_list("state", flat=True).filter(pk=run.pk).first()
+    log.info("run.left", run_id=str(run.pk), state=state)
+
+
+def _work(run: ProvisionRun) -> None:
+    try:
+        _start(run)
+    except Superseded:
+        _give_way(run)
+    except LeaseLost:
+        log.info("run.lease_lost", run_id=str(run.pk))
+    except BackendError as error:
+        _settle(run, error)
+    except (OperationalError, InterfaceError) as error:
+        text = "the server's database was not reachable while provisioning"
+        _settle(run, BackendError(ErrorClass.TRANSIENT, text, detail=str(error), retryable=True))
+    except Exception as error:
+        log.exception("run.crashed", run_id=str(run.pk), workspace_id=str(run.workspace_id))
+        _settle(run, BackendError(ErrorClass.INTERNAL, INTERNAL_ERROR, detail=repr(error)))
+
+
+def _start(run: ProvisionRun) -> None:
+    workspace = _owned(run)
+    if run.attempts == 1:  # later tries must fit into the time of the first
+        transitions.start_clock(
+            run.workspace_id, run.generation, timedelta(seconds=provision_timeout_s(workspace.runtime))
+        )
+    with _step(run, "prepare"):
+        spec = prepare(workspace, run)
+    try:
+        with _step(run, "image"):
+            image = dispatch.ensure_image(spec)
+    except BackendError as error:
+        if _decline(run, error):
+            return
+        raise
+    _owned(run)
+    if run.kind in STOPS_FIRST:
+        with _step(run, "stop_old"):
+            _stop_old(run)
+        _owned(run)
+    with _step(run, "create"):
+        secrets = mint_secrets(run.workspace_id, run.generation)
+        started = dispatch.start(replace(spec, image=image.reference, files={**spec.files, **secrets}))
+    _persist(lambda: ledger.note_compute(run, started.compute_id), started)
+    if started.adopted:
+        evt("provision.adopted", {"workspace_id": str(run.workspace_id), "compute_id": started.compute_id})
+    _store(run, started, image.digest)
+
+
+def _owned(run: ProvisionRun) -> Workspace:
+    """The workspace as it is now. Raises LeaseLost or Superseded when the run may not go on."""
+    if not ledger.renew_lease(run):
+        raise LeaseLost
+    found = Workspace.objects.at(run.workspace_id, run.generation).exclude(status__in=PARKED).first()
+    if found is None:
+        raise Superseded
+    return found
+
+
+def _stop_old(run: ProvisionRun) -> None:
+    """Stop what older generations left running. A restart must bring the workspace back, so a failing stop is
+    owed.
+    """
+    evt("restart.pre_stop", {"workspace_id": str(run.workspace_id), "backend": dispatch.label()})
+    try:
+        stop_with_retry(run.workspace_id, below_generation=run.generation)
+    except BackendError as error:
+        source = f"restart:{run.trigger or run.kind}"
+        log.warning("LEAK-SUSPECT", workspace_id=str(run.workspace_id), source=source,
+                    attempts=len(STOP_PAUSES_S) + 1, last_err=error.detail or error.safe_message)  # fmt: skip
+        evt("restart.stop_exhausted", {"workspace_id": str(run.workspace_id), "backend": dispatch.label()})
+        owe_stop(run.workspace_id, run.generation)
+    with transaction.atomic():
+        transitions.clear_address(run.workspace_id, run.generation)
+
+
+def stop_with_retry(workspace_id: UUID, *, below_generation: int | None) -> None:
+    """Three tries, 1 s and 2 s apart. Raises the last BackendError."""
+    for pause_s in (*STOP_PAUSES_S, None):
+        try:
+            dispatch.stop(workspace_id, below_generation=below_generation)
+            return
+        except BackendError:
+            if pause_s is None:
+                raise
+            time.sleep(pause_s)
+
+
+def owe_stop(workspace_id: UUID, below_generation: int) -> None:
+    """Remember that compute of lower generations is to be stopped; the parked-compute sweep does it."""
+    WorkspaceLifecycle.objects.bulk_create(
+        [WorkspaceLifecycle(workspace_id=workspace_id)], ignore_conflicts=True
+    )
+    WorkspaceLifecycle.objects.filter(pk=workspace_id).update(
+        stop_below_generation=below_generation, stop_attempts=0
+    )
+
+
+def _store(run: ProvisionRun, started: Started, image_digest: str | None) -> None:
+    """Publish the address and close the run in one transaction. Raises Superseded."""
+
+    def write() -> Workspace | None:
+        with transaction.atomic():
+            workspace = transitions.mark_started(
+                run.workspace_id,
+                run.generation,
+                url=started.url,
+                internal_url=started.internal_url,
+                instance_id=started.instance_id,
+                image_digest=image_digest,
+            )
+            if workspace:
+                ledger.mark_run_started(run, workspace.status)
+            return workspace
+
+    if _persist(write, started) is None:
+        raise Superseded
+
+
+def _persist(write: Callable[[], T], started: Started) -> T:
+    """Retry a write that would otherwise leave compute unknown. Raises BackendError(PERSIST), never stops the
+    compute.
+    """
+    for pause_s in (*PERSIST_PAUSES_S, None):
+        try:
+            return write()
+        except (OperationalError, InterfaceError) as error:
+            if pause_s is None:
+                raise BackendError(
+                    ErrorClass.PERSIST,
+                    "the started workspace could not be recorded",
+                    detail=f"{started.compute_id}: {error}",
+                    retryable=True,
+                    instance_id=started.compute_id,
+                ) from error
+            time.sleep(pause_s)
+    raise AssertionError("unreachable")
+
+
+def _give_way(run: ProvisionRun) -> None:
+    """Stop what this run may have started, and nothing newer."""
+    try:
+        dispatch.stop(run.workspace_id, below_generation=run.generation + 1)
+    except BackendError as error:
+        log.warning("LEAK-SUSPECT", workspace_id=str(run.workspace_id), source="superseded", attempts=1,
+                    last_err=error.detail or error.safe_message)  # fmt: skip
+        if Workspace.objects.filter(pk=run.workspace_id).exists():
+            owe_stop(run.workspace_id, run.generation + 1)
+    ledger.supersede_run(run)
+
+
+def _decline(run: ProvisionRun, error: BackendError) -> bool:
+    """Call a restart off whose image cannot be had while the old compute still serves: nothing was stopped
+    yet.
+    """
+    prior = run.options.get("prior_status")
+    if run.kind not in STOPS_FIRST or prior not in SERVING:
+        return False
+    if dispatch.status(run.workspace_id) != ComputeState.RUNNING:
+        return False
+    reason = "image_prewarm_declined"
+    with transaction.atomic():
+        row = transitions.decline_restart(
+            run.workspace_id, run.generation, prior=Status(prior), error=error.safe_message, reason=reason
+        )
+        if row is None:
+            raise Superseded
+        ledger.fail_run(ProvisionRun.objects.leased_by(run), error)
+    evt("restart.declined", {"workspace_id": str(run.workspace_id), "reason": reason})
+    return True
+
+
+def _settle(run: ProvisionRun, error: BackendError) -> None:
+    """Another try later, or the end: run and workspace failed in one transaction."""
+    log.warning("run.error", run_id=str(run.pk), workspace_id=str(run.workspace_id),
+                error_class=error.error_class, error=error.safe_message, detail=error.detail)  # fmt: skip
+    if error.retryable and run.attempts < ledger.MAX_ATTEMPTS and _has_time(run):
+        ledger.hand_back(run, error=error)
+        return
+    with transaction.atomic():
+        if ledger.fail_run(ProvisionRun.objects.leased_by(run), error):
+            rows = Workspace.objects.at(run.workspace_id, run.generation)
+            transitions.mark_failed(rows, error.safe_message, **error.extra)
+
+
+def _has_time(run: ProvisionRun) -> bool:
+    rows = Workspace.objects.at(run.workspace_id, run.generation)
+    return rows.filter(provision_deadline_at__gt=timezone.now()).exists()
+
+
+@contextmanager
+def _step(run: ProvisionRun, name: str) -> Iterator[None]:
+    """Keep the step and its time in the run, so that a reload shows how far the start has come."""
+    step = {
+        "name": name,
+        "status": "running",
+        "started_at": rfc3339(timezone.now()),
+        "duration_ms": 0,
+        "message": "",
+    }
+    run.steps = [*run.steps, step]
+    ledger.note_steps(run)
+    began = time.monotonic()
+    step["status"] = "failed"
+    try:
+        yield
+        step["status"] = "ok"
+    except BackendError as error:
+        step["message"] = error.safe_message
+        raise
+    finally:
+        step["duration_ms"] = int((time.monotonic() - began) * 1000)
+        ledger.note_steps(run)

@@ -1,0 +1,67 @@
+"""Celery shells: ids in, one verb each. A message may come late, twice or never; the rows know what is to be
+done.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from celery import shared_task
+from django.utils import timezone
+
+from activity.supervision import supervised
+from config.jobs import Job
+from provisioning import services
+from provisioning.leases import ToldToStop
+from provisioning.services import sweeps
+
+
+@shared_task(name=Job.PROVISION)
+def provision(run_id: str) -> None:
+    try:
+        services.provision(UUID(run_id))
+    except ToldToStop:
+        raise SystemExit from None
+
+
+@shared_task(name=Job.RESTART_CYCLE)
+def restart_cycle(workspace_id: str) -> None:
+    try:
+        services.restart_cycle(UUID(workspace_id))
+    except ToldToStop:
+        raise SystemExit from None
+
+
+@shared_task(name=Job.TEARDOWN)
+def teardown(run_id: str) -> None:
+    services.teardown_run(UUID(run_id))
+
+
+@shared_task(name=Job.HEALTH_SWEEP)
+def health_sweep() -> None:
+    supervised(Job.HEALTH_SWEEP, lambda: sweeps.check_health(timezone.now()))
+
+
+@shared_task(name=Job.LIVENESS_BACKSTOP)
+def liveness_backstop() -> None:
+    supervised(Job.LIVENESS_BACKSTOP, lambda: sweeps.check_liveness(timezone.now()))
+
+
+@shared_task(name=Job.PROVISION_TIMEOUT_SWEEP)
+def provision_timeout_sweep() -> None:
+    supervised(Job.PROVISION_TIMEOUT_SWEEP, lambda: sweeps.time_out_starts(timezone.now()))
+
+
+@shared_task(name=Job.PARKED_COMPUTE)
+def parked_compute() -> None:
+    supervised(Job.PARKED_COMPUTE, lambda: sweeps.stop_parked(timezone.now()))
+
+
+@shared_task(name=Job.WORKSPACE_CLEANUP)
+def workspace_cleanup() -> None:
+    supervised(Job.WORKSPACE_CLEANUP, lambda: sweeps.clean_up(timezone.now()))
+
+
+@shared_task(name=Job.LIFECYCLE_REQUEUE)
+def lifecycle_requeue() -> None:
+    supervised(Job.LIFECYCLE_REQUEUE, lambda: sweeps.requeue(timezone.now()))

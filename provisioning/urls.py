@@ -1,0 +1,18 @@
+"""Routes of this room, each with its methods and its auth class."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from access.permissions import WorkspaceAccess
+from provisioning.views import LifecycleViewSet as View
+
+_ACCESS = {"permission_classes": [WorkspaceAccess]}
+
+urlpatterns = [
+    path("workspaces/<workspace_id>/restart", View.as_view({"post": "restart"}, **_ACCESS)),
+    path("workspaces/<workspace_id>/pause", View.as_view({"post": "pause"}, **_ACCESS)),
+    path("workspaces/<workspace_id>/resume", View.as_view({"post": "resume"}, **_ACCESS)),
+    path("workspaces/<workspace_id>/hibernate", View.as_view({"post": "hibernate"}, **_ACCESS)),
+    path("workspaces/<workspace_id>/provision-runs", View.as_view({"get": "runs"}, **_ACCESS)),
+]

@@ -1,0 +1,71 @@
+"""`python -m stack`: up, down, test, run."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from stack.errors import StackError
+
+
+def main() -> int:
+    options = _arguments().parse_args()
+    try:
+        return _run(options)
+    except StackError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Imports what the verb needs only: the guard stays small."""
+    match options.verb:
+        case "up":
+            from stack.up import up
+
+            return up(options.data_dir, options.port, is_open=options.open)
+        case "down":
+            from stack.up import down
+
+            return down(options.data_dir)
+        case "guard":
+            from stack.guard import watch
+
+            watch(Path(options.data_dir))
+            return 0
+        case _:
+            from stack import trial
+
+            words = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
+            return asyncio.run(trial.run(trial.test_command(words) if options.verb == "test" else words))
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m stack", description="Run Workspace Server on this machine."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="up | down | test | run")
+    up = verbs.add_parser("up", help="start everything and stay in the foreground")
+    up.add_argument("--port", type=_port, default=8080)
+    up.add_argument("--open", action="store_true", help="ask nobody for a credential (development only)")
+    down = verbs.add_parser("down", help="stop what `up` started")
+    guard = verbs.add_parser("guard")  # started by `up`
+    for verb in (up, down, guard):
+        verb.add_argument("--data-dir", default=".data", help="folder of everything the stack keeps")
+    test = verbs.add_parser("test", help="run pytest with throw-away servers")
+    run = verbs.add_parser("run", help="run a command with throw-away servers")
+    for verb in (test, run):
+        verb.add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65_536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (1 to 65535)")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

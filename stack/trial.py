@@ -1,0 +1,88 @@
+"""Throw-away services around one command: `make test` and whatever else needs a database for a minute."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from stack import accounts, ports, processes
+from stack.errors import StackError, StartFailed
+from stack.log import Log
+from stack.postgres import Postgres
+from stack.supervisor import Supervisor
+from stack.valkey import Valkey
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+async def run(command: Sequence[str]) -> int:
+    """Run `command` with DATABASE_URL and REDIS_URL of fresh servers; return its exit status.
+
+    Servers that the environment names already are used instead. Nothing is left behind."""
+    folder = Path(tempfile.mkdtemp(prefix="workspace-trial-")).resolve()
+    folder.chmod(0o711)  # the database's own account passes through
+    log = Log(folder / "stack.log")
+    supervisor = Supervisor(log)
+    try:
+        environment = await _start(supervisor, folder, log)
+        # Not a session of its own: it is the terminal's, with Ctrl-C and a debugger's prompt.
+        process = await asyncio.create_subprocess_exec(
+            *command, env=environment, cwd=PROJECT, preexec_fn=processes.die_with_parent(signal.SIGTERM)
+        )
+        _forward_signals(process)
+        status = await process.wait()
+        return status if status >= 0 else 128 - status
+    except StartFailed as failure:
+        raise StackError("\n".join([str(failure), *failure.tail])) from failure
+    finally:
+        await supervisor.stop()
+        processes.end(processes.belonging_to(folder))
+        log.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _start(supervisor: Supervisor, folder: Path, log: Log) -> dict[str, str]:
+    """Start the servers that the environment does not name; return the environment of the command."""
+    environment = dict(os.environ)
+    environment.setdefault("DJANGO_SECRET_KEY", secrets.token_urlsafe(32))
+    marked = {"PATH": environment.get("PATH", os.defpath), processes.MARK: str(folder)}
+    postgres_port, valkey_port = ports.choose(2)
+    if not environment.get("DATABASE_URL"):
+        account = accounts.database_account()
+        passwords = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
+        postgres = Postgres(folder / "postgres", postgres_port, *passwords, account=account, throw_away=True)
+        await asyncio.to_thread(postgres.prepare, log.say)
+        await supervisor.start([postgres.service(marked)], lambda name, seconds: None)
+        await postgres.create_database()
+        environment["DATABASE_URL"] = postgres.url
+    if not environment.get("REDIS_URL"):
+        valkey = Valkey(folder / "valkey", valkey_port, secrets.token_urlsafe(16))
+        valkey.prepare()
+        await supervisor.start([valkey.service(marked)], lambda name, seconds: None)
+        environment["REDIS_URL"] = valkey.url
+    return environment
+
+
+def _forward_signals(process: asyncio.subprocess.Process) -> None:
+    """Let `process` end when we shall end, and end after it. Ctrl-C it gets from the terminal by itself."""
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        if process.returncode is None:
+            process.terminate()
+
+    loop.add_signal_handler(signal.SIGTERM, end)
+    loop.add_signal_handler(signal.SIGHUP, end)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+
+
+def test_command(arguments: Sequence[str]) -> list[str]:
+    """pytest with `arguments`; all tests without any."""
+    return [sys.executable, "-m", "pytest", *(arguments or ["tests"])]

@@ -1,0 +1,77 @@
+"""What every test may use: both services are real, and each test starts from an empty Valkey."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from activity import http_metrics
+from activity.events import Frame
+
+atexit.unregister(http_metrics.tally.flush)  # the test database is gone by then
+
+ADMIN_TOKEN = "test-admin-token-of-sufficient-length"
+
+
+@pytest.fixture(autouse=True)
+def _quiet_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No background thread writes counters into the database of another test."""
+    monkeypatch.setattr(http_metrics, "FLUSH_S", 3600.0)
+
+
+@pytest.fixture(autouse=True)
+def _closed(settings: Any) -> None:
+    settings.ADMIN_TOKEN = ADMIN_TOKEN
+
+
+@pytest.fixture
+def valkey() -> Iterator[Any]:
+    """The real Valkey, emptied."""
+    from config.valkey import client
+
+    client().flushdb()
+    yield client()
+    client().flushdb()
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> list[Frame]:
+    """The frames that left after commit, in order; they are still published for real."""
+    from activity import events
+
+    seen: list[Frame] = []
+    real = events.publish
+
+    def spy(*frames: Frame) -> None:
+        seen.extend(frames)
+        real(*frames)
+
+    monkeypatch.setattr(events, "publish", spy)
+    return seen
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """Runs the calls in threads that start together; returns each one's result or exception, in order."""
+    barrier = threading.Barrier(len(calls))
+    outcomes: list[Any] = [None] * len(calls)
+
+    def run(index: int, call: Callable[[], Any]) -> None:
+        barrier.wait(timeout=10)
+        try:
+            outcomes[index] = call()
+        except Exception as error:  # the outcome under test
+            outcomes[index] = error
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=(index, call)) for index, call in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    return outcomes

@@ -1,0 +1,303 @@
+"""Bodies the workspace routes take, and the rows they give."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from uuid import UUID
+
+from django.db.models import F, FloatField, QuerySet, TextField, Value
+from django.db.models.functions import Coalesce
+from rest_framework import serializers
+
+from config.errors import BadRequest, Unprocessable
+from workspaces.defaults import default_runtime, known_runtimes
+from workspaces.models import EXTERNAL, Access, DeliveryMode, Workspace
+from workspaces.services import NewWorkspace, Registration
+from workspaces.slugs import NAME_CHARS, ROLE_CHARS, is_template_name, is_usable_folder, problem
+
+BAD_PAYLOAD = "invalid workspace payload"
+BAD_FIELDS = "invalid workspace fields"
+MODEL_CHARS = 100
+
+
+class Text(serializers.Field):  # type: ignore[type-arg]
+    """A JSON string, kept as it is; anything else is refused."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            raise serializers.ValidationError("must be text")
+        return data
+
+    def to_representation(self, value: str) -> str:
+        return value
+
+
+class Whole(serializers.Field):  # type: ignore[type-arg]
+    """A JSON number without a fraction; a bool is none."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, bool) or not isinstance(data, int | float) or not math.isfinite(data):
+            raise serializers.ValidationError("must be a whole number")
+        if data != int(data) or abs(data) > 2**62:
+            raise serializers.ValidationError("must be a whole number")
+        return int(data)
+
+    def to_representation(self, value: int) -> int:
+        return value
+
+
+class Flag(serializers.Field):  # type: ignore[type-arg]
+    """A JSON bool."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            raise serializers.ValidationError("must be true or false")
+        return data
+
+    def to_representation(self, value: bool) -> bool:
+        return value
+
+
+class Finite(serializers.Field):  # type: ignore[type-arg]
+    """A JSON number that is one."""
+
+    def to_internal_value(self, data: Any) -> float:
+        if isinstance(data, bool) or not isinstance(data, int | float) or not math.isfinite(data):
+            raise serializers.ValidationError("must be a number")
+        return float(data)
+
+    def to_representation(self, value: float) -> float:
+        return value
+
+
+class CreateInput(serializers.Serializer[Any]):
+    """`POST /workspaces`. Wrong shapes collapse into one text; the rules of fields are in `new_workspace`."""
+
+    error_text = BAD_PAYLOAD
+    name = Text()
+    role = Text(required=False, allow_null=True)
+    template = Text(required=False, allow_null=True)
+    tier = Whole(required=False, allow_null=True)
+    runtime = Text(required=False, allow_null=True)
+    model = Text(required=False, allow_null=True)
+    external = Flag(required=False, allow_null=True)
+    url = Text(required=False, allow_null=True)
+    delivery_mode = Text(required=False, allow_null=True)
+    workspace_dir = Text(required=False, allow_null=True)
+    workspace_access = Text(required=False, allow_null=True)
+    parent_id = Text(required=False, allow_null=True)
+    budget_limit = Whole(required=False, allow_null=True)
+    secrets = serializers.DictField(child=Text(), required=False, allow_null=True)
+    max_concurrent_tasks = Whole(required=False, allow_null=True)
+    canvas = serializers.DictField(child=Finite(), required=False, allow_null=True)
+
+
+def new_workspace(given: dict[str, Any]) -> NewWorkspace:
+    """The request as the verb takes it. Raises BadRequest or Unprocessable in the texts of the API."""
+    name = given["name"].strip()
+    if not name:
+        raise BadRequest(BAD_PAYLOAD)
+    role = (given.get("role") or "").strip() or None
+    model = (given.get("model") or "").strip() or None
+    template = (given.get("template") or "").strip() or None
+    if template and not is_template_name(template):
+        raise BadRequest("invalid template")
+    asked_runtime = "external" if given.get("external") else (given.get("runtime") or "").strip()
+    _check_texts(name, role, model, asked_runtime)
+    runtime = _runtime(asked_runtime, template)
+    budget = given.get("budget_limit")
+    if budget is not None and budget < 0:
+        raise BadRequest("budget_limit must be >= 0 (USD cents)")
+    canvas = given.get("canvas") or {}
+    folder = given.get("workspace_dir") or None
+    return NewWorkspace(
+        name=name,
+        runtime=runtime,
+        role=role,
+        template=template,
+        tier=_tier(given.get("tier")),
+        model=model,
+        url=(given.get("url") or "").strip() if runtime == EXTERNAL else "",
+        delivery_mode=_mode(given.get("delivery_mode")),
+        workspace_dir=_folder(folder),
+        workspace_access=_access(given.get("workspace_access") or Access.NONE, folder),
+        parent_id=_parent(given.get("parent_id")),
+        budget_limit=budget,
+        max_concurrent_tasks=max(1, given.get("max_concurrent_tasks") or 1),
+        x=canvas.get("x", 0.0),
+        y=canvas.get("y", 0.0),
+        secrets=given.get("secrets") or {},
+    )
+
+
+def _check_texts(name: str, role: str | None, model: str | None, runtime: str) -> None:
+    bad_line = any("\n" in text or "\r" in text or "\x00" in text for text in (model or "", runtime))
+    too_long = len(model or "") > MODEL_CHARS or len(runtime) > MODEL_CHARS
+    if problem(name, "name", NAME_CHARS) or problem(role or "", "role", ROLE_CHARS) or bad_line or too_long:
+        raise BadRequest(BAD_FIELDS)
+
+
+def _runtime(asked: str, template: str | None) -> str:
+    if not asked and template:
+        raise Unprocessable(
+            "could not resolve a runtime from the template", template=template, code="RUNTIME_UNRESOLVED"
+        )
+    return known_runtime(asked or default_runtime())
+
+
+def known_runtime(name: str) -> str:
+    """Raises Unprocessable: an unknown runtime is refused, never replaced."""
+    runtime = name.replace("_", "-")
+    if runtime not in known_runtimes():
+        raise Unprocessable("unsupported workspace runtime", runtime=name, code="RUNTIME_UNSUPPORTED")
+    return runtime
+
+
+def _tier(given: int | None) -> int | None:
+    if given and not 1 <= given <= 4:
+        raise BadRequest("tier must be between 1 and 4")
+    return given or None
+
+
+def _mode(given: str | None) -> str | None:
+    if given and given not in DeliveryMode.values:
+        raise BadRequest("delivery_mode must be 'push' or 'poll'")
+    return given or None
+
+
+def _folder(given: str | None) -> str | None:
+    if given and not is_usable_folder(given):
+        raise BadRequest("invalid workspace directory")
+    return given
+
+
+def _access(given: str, folder: str | None) -> str:
+    if given not in Access.values or (given != Access.NONE and not folder):
+        raise BadRequest("invalid workspace access")
+    return given
+
+
+def _parent(given: str | None) -> UUID | None:
+    if not given:
+        return None
+    try:
+        return UUID(given)
+    except ValueError:
+        raise BadRequest("parent workspace not found") from None
+
+
+class UpdateInput(serializers.Serializer[Any]):
+    """`PATCH /workspaces/:id`: absent keys change nothing, unknown ones are ignored."""
+
+    error_text = "invalid request body"
+    name = Text(required=False)
+    role = Text(required=False, allow_null=True)
+    x = Finite(required=False)
+    y = Finite(required=False)
+    collapsed = Flag(required=False)
+    tier = Whole(required=False)
+    parent_id = Text(required=False, allow_null=True)
+    runtime = Text(required=False)
+    workspace_dir = Text(required=False, allow_null=True)
+    workspace_access = Text(required=False)
+    hibernation_idle_minutes = Whole(required=False, allow_null=True)
+
+
+def workspace_changes(given: dict[str, Any]) -> dict[str, Any]:
+    """The columns a PATCH changes. Raises BadRequest or Unprocessable in the texts of the API."""
+    changes = dict(given)
+    if "name" in changes:
+        changes["name"] = changes["name"].strip()
+        text = problem(changes["name"], "name", NAME_CHARS)
+        if text or not changes["name"]:
+            raise BadRequest(text or "name must not be blank")
+    if "role" in changes:
+        changes["role"] = (changes["role"] or "").strip() or None
+        if text := problem(changes["role"] or "", "role", ROLE_CHARS):
+            raise BadRequest(text)
+    if ("x" in changes) != ("y" in changes):
+        changes.pop("x", None)
+        changes.pop("y", None)
+    if "tier" in changes and not 1 <= changes["tier"] <= 4:
+        raise BadRequest("tier must be between 1 and 4")
+    if "parent_id" in changes:
+        changes["parent_id"] = _parent(changes["parent_id"])
+    if "runtime" in changes:
+        changes["runtime"] = known_runtime(changes["runtime"].strip())
+    if "workspace_dir" in changes:
+        changes["workspace_dir"] = _folder(changes["workspace_dir"] or None)
+    if "workspace_access" in changes and changes["workspace_access"] not in Access.values:
+        raise BadRequest("invalid workspace access")
+    minutes = changes.get("hibernation_idle_minutes")
+    if minutes is not None and not 0 <= minutes <= 10_080:
+        raise BadRequest("hibernation_idle_minutes must be between 0 and 10080")
+    return changes
+
+
+def registration(body: Any) -> Registration:
+    """`POST /registry/register`, checked for shape. Raises BadRequest."""
+    if not isinstance(body, dict) or not isinstance(body.get("agent_card"), dict):
+        raise BadRequest("invalid request body")
+    mode, url = body.get("delivery_mode") or None, body.get("url") or ""
+    if mode is not None and mode not in DeliveryMode.values:
+        raise BadRequest("delivery_mode must be 'push' or 'poll'")
+    try:
+        workspace_id = UUID(body["id"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BadRequest("invalid request body") from None
+    if not isinstance(url, str):
+        raise BadRequest("invalid request body")
+    return Registration(workspace_id, body["agent_card"], url, mode)
+
+
+# fmt: off
+_LISTED = [
+    "id", "name", "status", "runtime", "role", "workspace_dir", "parent_id", "tier", "active_tasks",
+    "max_concurrent_tasks", "uptime_seconds", "monthly_spend", "last_error_rate", "agent_card",
+    "budget_limit", "last_heartbeat_at", "delivery_mode",
+]
+# fmt: on
+_HIDDEN_FROM_PUBLIC = (
+    "budget_limit",
+    "budget_used",
+    "monthly_spend",
+    "current_task",
+    "last_sample_error",
+    "workspace_dir",
+)
+
+
+def _text(column: str) -> Coalesce:
+    """The column, empty where it is null: the canvas compares these with "" only."""
+    return Coalesce(F(column), Value(""), output_field=TextField())
+
+
+def listed(rows: QuerySet[Workspace]) -> list[dict[str, Any]]:
+    """The rows of `GET /workspaces`: one statement, no model instance per row."""
+    found = rows.annotate(
+        x=Coalesce(F("layout__x"), Value(0.0), output_field=FloatField()),
+        y=Coalesce(F("layout__y"), Value(0.0), output_field=FloatField()),
+        collapsed=Coalesce(F("layout__collapsed"), Value(False)),
+        url_text=_text("url"),
+        task_text=_text("current_task"),
+        error_text=_text("last_sample_error"),
+    ).values(*_LISTED, "x", "y", "collapsed", "url_text", "task_text", "error_text")
+    return [_renamed(row) for row in found]
+
+
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+    row["url"] = row.pop("url_text")
+    row["current_task"] = row.pop("task_text")
+    row["last_sample_error"] = row.pop("error_text")
+    row["budget_used"] = row["monthly_spend"]
+    return row
+
+
+def public(workspace: Workspace) -> dict[str, Any]:
+    """`GET /workspaces/:id`: the listed row without what only operators should read."""
+    (row,) = listed(Workspace.objects.filter(pk=workspace.pk))
+    for key in _HIDDEN_FROM_PUBLIC:
+        del row[key]
+    row["last_outbound_at"] = workspace.last_outbound_at
+    return row

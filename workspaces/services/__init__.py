@@ -1,0 +1,33 @@
+"""The verbs of the org tree; nothing else writes its tables."""
+
+from workspaces.services.crud import (
+    Created,
+    NewWorkspace,
+    Removal,
+    check_present,
+    create_workspace,
+    owing_stop,
+    remember_config,
+    remove_workspace,
+    update_workspace,
+)
+from workspaces.services.heartbeat import heartbeat
+from workspaces.services.inbound_secret import inbound_secret, rotate_inbound_secret
+from workspaces.services.registration import Registration, register
+
+__all__ = [
+    "Created",
+    "NewWorkspace",
+    "Registration",
+    "Removal",
+    "check_present",
+    "create_workspace",
+    "heartbeat",
+    "inbound_secret",
+    "owing_stop",
+    "register",
+    "remember_config",
+    "remove_workspace",
+    "rotate_inbound_secret",
+    "update_workspace",
+]

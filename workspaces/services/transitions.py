@@ -1,0 +1,227 @@
+"""The moves of a workspace row that the platform makes: each one conditional UPDATE and its event, or
+nothing.
+
+A claim (`provisioning`, `paused`, `hibernating`) raises the generation, so that whoever worked for the
+previous one
+finds its writes fenced. None or an empty list means that somebody else was first: nothing was written or
+announced.
+Source: docs/reference/provisioning.md, States.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from activity.events import EventType, record
+from config.states import update_returning
+from workspaces.cache import forget, remember_url
+from workspaces.models import (
+    ALIVE,
+    EXTERNAL,
+    LIVE,
+    PARKED,
+    STATES,
+    Status,
+    UrlSource,
+    Workspace,
+    WorkspaceQuerySet,
+)
+
+QUEUE_GRACE = timedelta(hours=1)  # how long an accepted start may wait for a worker
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row as the claim left it, and the status to return to when the claim has to be undone."""
+
+    workspace: Workspace
+    prior: Status
+
+
+def claim_provisioning(workspace_id: UUID, *, leaving: Set[str] = LIVE) -> Claim | None:
+    """Accept a (re)start of a managed workspace that is in one of the statuses `leaving`."""
+    changes = {"active_tasks": 0, "current_task": "", "provision_deadline_at": Now() + QUEUE_GRACE}
+    with transaction.atomic():
+        claim = _claim(
+            Workspace.objects.managed().filter(pk=workspace_id), Status.PROVISIONING, leaving, changes
+        )
+        if claim:
+            record(EventType.WORKSPACE_PROVISIONING, workspace_id, facts(claim.workspace))
+        return claim
+
+
+def start_clock(workspace_id: UUID, generation: int, timeout: timedelta) -> bool:
+    """The start of this generation is being worked on: from now on it has `timeout` to become online."""
+    rows = Workspace.objects.at(workspace_id, generation).filter(status=Status.PROVISIONING)
+    return bool(rows.update(provision_deadline_at=Now() + timeout))
+
+
+def mark_started(
+    workspace_id: UUID,
+    generation: int,
+    *,
+    url: str,
+    internal_url: str,
+    instance_id: str | None,
+    image_digest: str | None,
+) -> Workspace | None:
+    """Compute of this generation runs: store where it is reached. None: the workspace was parked or claimed
+    since.
+    """
+    rows = Workspace.objects.at(workspace_id, generation).exclude(status__in=PARKED)
+    changes = {"url": url, "url_source": UrlSource.PLATFORM, "instance_id": instance_id,
+               "runtime_image_digest": image_digest, "updated_at": Now()}  # fmt: skip
+    stored = update_returning(rows, **changes)
+    if stored:
+        transaction.on_commit(lambda: remember_url(workspace_id, url, internal_url), robust=True)
+    return stored[0] if stored else None
+
+
+def clear_address(workspace_id: UUID, generation: int) -> bool:
+    """Stop routing to compute that is about to be stopped; a parked row is cleared by its own move."""
+    rows = Workspace.objects.at(workspace_id, generation)
+    transaction.on_commit(lambda: forget(workspace_id), robust=True)
+    return bool(rows.update(url="", url_source=UrlSource.AGENT, instance_id=None, updated_at=Now()))
+
+
+def mark_failed(
+    rows: WorkspaceQuerySet, message: str, *, leaving: Status = Status.PROVISIONING, **extra: Any
+) -> list[Workspace]:
+    """Fail those of `rows` (the caller's guards) that are in `leaving`. `message` is shown to people as it
+    is.
+    """
+    with transaction.atomic():
+        changes = {"last_sample_error": message, "updated_at": Now()}
+        failed = STATES.move(rows.filter(status=leaving), Status.FAILED, **changes)
+        for row in failed:
+            record(EventType.WORKSPACE_PROVISION_FAILED, row.pk, {"error": message, **extra})
+        return failed
+
+
+def mark_lost(rows: WorkspaceQuerySet) -> list[Workspace]:
+    """Managed rows whose compute or heartbeat is gone, by the caller's guards: offline."""
+    return _lose(rows.managed(), Status.OFFLINE)
+
+
+def mark_away(rows: WorkspaceQuerySet) -> list[Workspace]:
+    """External rows whose agent fell silent, by the caller's guards: waiting for it to come back."""
+    return _lose(rows.filter(runtime=EXTERNAL), Status.AWAITING_AGENT)
+
+
+def _lose(rows: WorkspaceQuerySet, target: Status) -> list[Workspace]:
+    with transaction.atomic():
+        lost = STATES.move(rows.filter(status__in=ALIVE), target, updated_at=Now())
+        for row in lost:
+            record(EventType.WORKSPACE_OFFLINE, row.pk, {})
+            if target == Status.AWAITING_AGENT:
+                payload = {"external": True, "reason": "heartbeat_stale"}
+                record(EventType.WORKSPACE_AWAITING_AGENT, row.pk, payload)
+        transaction.on_commit(lambda: forget(*(row.pk for row in lost)), robust=True)
+        return lost
+
+
+def decline_restart(
+    workspace_id: UUID, generation: int, *, prior: Status, error: str, reason: str
+) -> Workspace | None:
+    """The accepted restart cannot be made, and the old compute still serves: back to what the row was."""
+    with transaction.atomic():
+        rows = Workspace.objects.at(workspace_id, generation).filter(status=Status.PROVISIONING)
+        changes = {"last_sample_error": error, "provision_deadline_at": None, "updated_at": Now()}
+        restored = STATES.move(rows, prior, **changes)
+        for row in restored:
+            payload = {"name": row.name, "runtime": row.runtime, "template": row.template,
+                       "error": error, "reason": reason}  # fmt: skip
+            record(EventType.WORKSPACE_RESTART_DECLINED, workspace_id, payload)
+        return restored[0] if restored else None
+
+
+def claim_pause(workspace_id: UUID) -> Claim | None:
+    """Park a workspace before its compute is stopped, so that no health check sees a dead one and restarts
+    it.
+    """
+    return _claim(Workspace.objects.filter(pk=workspace_id), Status.PAUSED, LIVE - {Status.PAUSED}, {})
+
+
+def confirm_pause(workspace_id: UUID, generation: int) -> Workspace | None:
+    """The stop was acknowledged, or is owed by a durable record: the pause is final, and announced."""
+    with transaction.atomic():
+        changes = {"active_tasks": 0, "current_task": "", **_NO_ADDRESS}
+        parked = update_returning(
+            Workspace.objects.at(workspace_id, generation).filter(status=Status.PAUSED), **changes
+        )
+        for row in parked:
+            record(EventType.WORKSPACE_PAUSED, workspace_id, {"name": row.name})
+            transaction.on_commit(lambda: forget(workspace_id), robust=True)
+        return parked[0] if parked else None
+
+
+def resume_external(workspace_id: UUID) -> Workspace | None:
+    """A paused workspace without compute of ours waits for its agent again."""
+    with transaction.atomic():
+        rows = Workspace.objects.filter(pk=workspace_id, runtime=EXTERNAL, status=Status.PAUSED)
+        resumed = STATES.move(rows, Status.AWAITING_AGENT, updated_at=Now())
+        for row in resumed:
+            record(EventType.WORKSPACE_AWAITING_AGENT, workspace_id, {"name": row.name, "external": True})
+        return resumed[0] if resumed else None
+
+
+def claim_hibernation(workspace_id: UUID, *, force: bool) -> Claim | None:
+    """Claim an idle workspace for its sleep; `force` disregards its running tasks."""
+    rows = Workspace.objects.managed().filter(pk=workspace_id)
+    return _claim(rows if force else rows.filter(active_tasks=0), Status.HIBERNATING, ALIVE, {})
+
+
+def confirm_hibernation(workspace_id: UUID, generation: int) -> Workspace | None:
+    """The stop was acknowledged: asleep until a message or a person wakes it."""
+    with transaction.atomic():
+        changes = {"active_tasks": 0, "current_task": "", **_NO_ADDRESS}
+        rows = Workspace.objects.at(workspace_id, generation).filter(status=Status.HIBERNATING)
+        asleep = STATES.move(rows, Status.HIBERNATED, **changes)
+        for row in asleep:
+            record(EventType.WORKSPACE_HIBERNATED, workspace_id, {"name": row.name, "tier": row.tier})
+            transaction.on_commit(lambda: forget(workspace_id), robust=True)
+        return asleep[0] if asleep else None
+
+
+def revert_claim(claim: Claim) -> Workspace | None:
+    """The stop failed: the compute still runs, so the row says what it said before the claim."""
+    row = claim.workspace
+    rows = Workspace.objects.at(row.pk, row.generation).filter(status=row.status)
+    reverted = STATES.move(rows, claim.prior, updated_at=Now())
+    return reverted[0] if reverted else None
+
+
+def facts(row: Workspace) -> dict[str, Any]:
+    """What a restart, resume or wake announces of a row that the canvas knows already."""
+    return {"name": row.name, "tier": row.tier, "runtime": row.runtime}
+
+
+_NO_ADDRESS: Mapping[str, Any] = {
+    "url": "", "url_source": UrlSource.AGENT, "instance_id": None, "updated_at": Now()
+}  # fmt: skip
+
+
+def _claim(
+    rows: WorkspaceQuerySet, target: Status, leaving: Set[str], changes: Mapping[str, Any]
+) -> Claim | None:
+    """Move the one row of `rows` under its lock, raising its generation."""
+    with transaction.atomic():
+        before = rows.filter(status__in=leaving).select_for_update().first()
+        if before is None:
+            return None
+        moved = STATES.move(
+            Workspace.objects.at(before.pk, before.generation),
+            target,
+            generation=F("generation") + 1,
+            updated_at=Now(),
+            **changes,
+        )
+        return Claim(moved[0], Status(before.status)) if moved else None

@@ -1,0 +1,42 @@
+"""Names of workspaces: what they may hold and how a taken one is varied."""
+
+from __future__ import annotations
+
+import re
+
+NAME_CHARS = 255
+ROLE_CHARS = 1000
+FORBIDDEN_CHARS = frozenset("{}[]>*&!|")
+_BLOCKED_FOLDERS = ("/etc", "/var", "/proc", "/sys", "/dev", "/boot", "/sbin", "/bin", "/lib", "/usr")
+
+
+def problem(text: str, field: str, limit: int) -> str | None:
+    """What is wrong with a display text, in the words of the API; None when it is fine."""
+    if len(text) > limit:
+        return f"{field} must be at most {limit} characters"
+    if "\n" in text or "\r" in text:
+        return f"{field} must not contain newline characters"
+    if FORBIDDEN_CHARS & set(text) or "\x00" in text:
+        return f"{field} contains invalid characters"
+    return None
+
+
+def numbered(name: str, number: int) -> str:
+    """`name (2)`, `name (3)`…, shortened so that the result fits."""
+    if number == 1:
+        return name
+    suffix = f" ({number})"
+    return name[: NAME_CHARS - len(suffix)] + suffix
+
+
+def is_usable_folder(path: str) -> bool:
+    """An absolute host folder outside the system's own, without `..`."""
+    if not path.startswith("/") or ".." in path.split("/") or "\x00" in path:
+        return False
+    plain = re.sub(r"/+", "/", path).rstrip("/") or "/"
+    return plain != "/" and not any(plain == one or plain.startswith(one + "/") for one in _BLOCKED_FOLDERS)
+
+
+def is_template_name(name: str) -> bool:
+    """A folder name inside the catalogue: no path, no escape."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name)) and ".." not in name
