@@ -111,7 +111,7 @@ def complete(*, row: ActivityLog, answer: Any, error: DomainError | None, durati
         changes.update(status="ok", response_body=storable(answer), error_detail=None)
     else:
         changes.update(status="error", error_detail=error.text)
-    waiting = ActivityLog.objects.filter(pk=row.pk, response_body=None).exclude(status="ok")
+    waiting = ActivityLog.objects.filter(pk=row.pk, response_body__isnull=True).exclude(status="ok")
     if not waiting.update(**changes):
         return
     row.refresh_from_db()

@@ -35,7 +35,10 @@ def seal(text: str) -> tuple[bytes, int]:
 def unseal(stored: bytes, version: int) -> str:
     """The plain text. Raises CannotUnseal; never returns raw bytes of a sealed value."""
     if version == PLAIN:
-        return stored.decode()
+        try:
+            return stored.decode()
+        except UnicodeDecodeError as error:
+            raise CannotUnseal("plain bytes that are no text") from error
     key = configured_key()
     if version != SEALED or key is None:
         raise CannotUnseal(f"no key for version {version}")

@@ -9,6 +9,11 @@ from django.http import HttpRequest
 from django.utils.deprecation import MiddlewareMixin
 
 UNKNOWN = "0.0.0.0"
+# Listed, since `is_private` of the standard library also covers documentation and reserved ranges.
+_LOCAL = tuple(
+    ipaddress.ip_network(one)
+    for one in ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+)
 
 
 def client_address(peer: str | None, forwarded_for: str | None) -> str:
@@ -27,7 +32,7 @@ def client_address(peer: str | None, forwarded_for: str | None) -> str:
 def is_local(address: str) -> bool:
     """Loopback or private: the machine itself or its own network."""
     parsed = _parsed(address)
-    return parsed is not None and not parsed.is_unspecified and (parsed.is_loopback or parsed.is_private)
+    return parsed is not None and any(parsed in network for network in _LOCAL)
 
 
 def _is_trusted(address: str) -> bool:

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from access.authentication import principal_of
 from access.credentials import Kind, Principal, hatch_is_open
 from config.errors import Unauthorized
-from config.http import workspace_uuid
+from config.http import read_as, workspace_uuid
 
 
 class RoutedView(Protocol):
@@ -61,7 +61,7 @@ def by_method(**classes: type[BasePermission]) -> type[BasePermission]:
         per_method = classes
 
         def has_permission(self, request: Request, view: Any) -> bool:
-            chosen = classes.get(request.method or "", AdminAccess)
+            chosen = classes.get(read_as(request.method), AdminAccess)
             return chosen().has_permission(request, view)
 
     return ByMethod

@@ -65,11 +65,15 @@ def vetted_address(url: str, *, is_saas: bool) -> Address:
 
 
 def _host(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        is_whole = bool(host) and parts.username is None and parts.password is None and parts.port != 0
+    except ValueError:  # an open bracket, a port that is none
+        raise BadRequest("url targets a blocked address: malformed") from None
     if parts.scheme not in {"http", "https"}:
         raise BadRequest(f'url scheme must be http or https, got "{parts.scheme}"')
-    host = parts.hostname or ""
-    if not host or parts.username is not None or parts.password is not None:
+    if not is_whole:
         raise BadRequest("url targets a blocked address: malformed")
     return host
 

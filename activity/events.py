@@ -22,6 +22,7 @@ from django.utils import timezone
 
 from activity.counters import count
 from activity.models import StructureEvent
+from activity.redaction import storable
 from config.http import rfc3339, to_json
 from config.valkey import client
 
@@ -91,9 +92,12 @@ class Frame:
 def record(event: EventType, workspace_id: UUID | None, payload: Mapping[str, Any]) -> StructureEvent:
     """Insert the event with the caller's change and publish it once that has committed."""
     row = StructureEvent.objects.create(
-        event_type=event, workspace_id=workspace_id, payload=dict(payload), created_at=timezone.now()
+        event_type=event,
+        workspace_id=workspace_id,
+        payload=storable(dict(payload)),
+        created_at=timezone.now(),
     )
-    publish_on_commit(Frame(event, workspace_id, row.created_at, payload))
+    publish_on_commit(Frame(event, workspace_id, row.created_at, row.payload))
     return row
 
 
@@ -101,7 +105,7 @@ def broadcast(
     event: EventType, workspace_id: UUID, payload: Mapping[str, Any], *, timestamp: datetime | None = None
 ) -> None:
     """Publish on commit, without a row."""
-    publish_on_commit(Frame(event, workspace_id, timestamp or timezone.now(), payload))
+    publish_on_commit(Frame(event, workspace_id, timestamp or timezone.now(), storable(dict(payload))))
 
 
 def publish_on_commit(*frames: Frame) -> None:

@@ -15,6 +15,7 @@ import orjson
 from django.db import connection
 from django.utils.dateparse import parse_datetime
 
+from activity.models import ActivityLog
 from activity.services import INBOX_TYPE
 from config.errors import BadRequest, Gone
 from config.http import rfc3339
@@ -126,7 +127,15 @@ def read_feed(workspace_id: UUID, query: Query, *, acknowledges: bool) -> list[d
         found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     if query.since_id is not None and not found:
         raise _lost("since_id")
+    if not found and "before_id" in query.values:
+        _check_known(query.values["before_id"], workspace_id)
     return [_rendered(row) for row in found if row["id"] is not None]
+
+
+def _check_known(before_id: UUID, workspace_id: UUID) -> None:
+    """An empty page is the end of the feed only when its cursor exists."""
+    if not ActivityLog.objects.filter(pk=before_id, workspace_id=workspace_id).exists():
+        raise _lost("before_id")
 
 
 def _rendered(row: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +153,7 @@ def _rendered(row: dict[str, Any]) -> dict[str, Any]:
             "peer_role": peer_role,
             "agent_card_url": None,
         }
-    row.update({key: orjson.Fragment(body) for key, body in bodies.items() if body is not None})
+    row.update({key: orjson.loads(body) for key, body in bodies.items() if body is not None})
     return row
 
 
@@ -159,14 +168,22 @@ def _text(request_body: str | None) -> str:
 
 
 def _limit(given: str | None) -> int:
-    number = int(given) if given and given.isdecimal() else 0
-    return min(number, MAX_LIMIT) if number else DEFAULT_LIMIT
+    return _natural(given or "", MAX_LIMIT) or DEFAULT_LIMIT
 
 
 def _seconds(given: str) -> int:
-    if not given.isdecimal() or int(given) == 0:
+    seconds = _natural(given, MAX_SINCE_S)
+    if not seconds:
         raise BadRequest("since_secs must be a positive integer")
-    return min(int(given), MAX_SINCE_S)
+    return seconds
+
+
+def _natural(given: str, most: int) -> int:
+    """The number in decimal digits, at most `most`; 0 for anything else."""
+    if not given.isdecimal():
+        return 0
+    digits = given.lstrip("0")
+    return most if len(digits) > len(str(most)) else min(int(digits or "0"), most)
 
 
 def _moment(given: str) -> datetime:

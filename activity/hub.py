@@ -99,12 +99,15 @@ class Hub:
                 asyncio.get_running_loop().run_in_executor(None, _count_dropped)
 
     async def _run(self) -> None:
-        missed = 0
+        missed, is_resumed = 0, False
         while True:
             try:
-                await self._subscription(is_resumed=missed > 0)
+                await self._subscription(is_resumed=is_resumed)
             except (redis.RedisError, OSError) as error:
                 log.warning("hub.disconnected", error=str(error))
+            is_resumed = True
+            if self.subscribed.is_set():  # it had worked: begin again with short waits
+                missed = 0
             self.subscribed.clear()
             await asyncio.sleep(RECONNECT_S[min(missed, len(RECONNECT_S) - 1)])
             missed += 1
@@ -121,8 +124,8 @@ class Hub:
             self.subscribed.set()
             while True:
                 message = await channel.get_message(timeout=5.0)
-                if message is not None:
-                    self.deliver(_delivery(message["data"]))
+                if message is not None and (delivery := _delivery(message["data"])):
+                    self.deliver(delivery)
 
     async def _tell_presence(self) -> None:
         """Keeps this process's number of sockets readable for /metrics; it expires with the process."""
@@ -141,9 +144,14 @@ def everything(delivery: Delivery) -> bool:
     return True
 
 
-def _delivery(data: bytes) -> Delivery:
-    frame = orjson.loads(data)
-    return Delivery(frame["event"], frame["workspace_id"], data.decode())
+def _delivery(data: bytes) -> Delivery | None:
+    """None for what is no frame of ours: it must not end the fan-out."""
+    try:
+        frame = orjson.loads(data)
+        return Delivery(frame["event"], frame["workspace_id"], data.decode())
+    except (ValueError, KeyError, TypeError):
+        log.warning("hub.foreign_message", bytes=len(data))
+        return None
 
 
 def _count_dropped() -> None:

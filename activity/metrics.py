@@ -74,11 +74,8 @@ def _lines(family: Family, samples: object) -> list[str]:
     body = []
     for labels, value in samples:  # type: ignore[attr-defined]
         braces = f"{{{labels}}}" if labels else ""
-        body.append(
-            f"{family.name}{braces} {value:g}"
-            if value != int(value)
-            else f"{family.name}{braces} {int(value)}"
-        )
+        shown = int(value) if value == int(value) else repr(value)  # all digits: `%g` keeps six
+        body.append(f"{family.name}{braces} {shown}")
     return head + body
 
 

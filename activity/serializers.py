@@ -18,6 +18,14 @@ AGENT_TYPES = [
 _INVALID_TYPE = f"invalid activity_type, must be one of: {', '.join(AGENT_TYPES)}"
 
 
+class Text(serializers.CharField):
+    """Text as an agent sends it: what the database cannot store is replaced by the writer, never refused."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(trim_whitespace=False, **options)
+        self.validators = []
+
+
 class ActivityInput(serializers.Serializer[Any]):
     activity_type = serializers.ChoiceField(
         AGENT_TYPES,
@@ -27,14 +35,12 @@ class ActivityInput(serializers.Serializer[Any]):
             "invalid_choice": _INVALID_TYPE,
         },
     )
-    method = serializers.CharField(required=False, allow_null=True, allow_blank=True, trim_whitespace=False)
-    summary = serializers.CharField(required=False, allow_null=True, allow_blank=True, trim_whitespace=False)
-    target_id = serializers.CharField(required=False, allow_null=True, allow_blank=True)
-    source_id = serializers.CharField(required=False, allow_null=True, allow_blank=True)
-    status = serializers.CharField(required=False, allow_null=True, allow_blank=True)
-    error_detail = serializers.CharField(
-        required=False, allow_null=True, allow_blank=True, trim_whitespace=False
-    )
+    method = Text(required=False, allow_null=True, allow_blank=True)
+    summary = Text(required=False, allow_null=True, allow_blank=True)
+    target_id = Text(required=False, allow_null=True, allow_blank=True)
+    source_id = Text(required=False, allow_null=True, allow_blank=True)
+    status = Text(required=False, allow_null=True, allow_blank=True)
+    error_detail = Text(required=False, allow_null=True, allow_blank=True)
     duration_ms = serializers.IntegerField(
         required=False, allow_null=True, min_value=0, max_value=2_147_483_647
     )
@@ -49,6 +55,12 @@ class AckInput(serializers.Serializer[Any]):
 
 
 class NotifyInput(serializers.Serializer[Any]):
-    error_text = "message is required"
-    message = serializers.CharField(trim_whitespace=False)
-    attachments = serializers.ListField(child=serializers.JSONField(), required=False, allow_null=True)
+    message = Text(
+        error_messages=dict.fromkeys(["required", "null", "blank", "invalid"], "message is required")
+    )
+    attachments = serializers.ListField(
+        child=serializers.JSONField(allow_null=True),
+        required=False,
+        allow_null=True,
+        error_messages={"not_a_list": "attachments must be a list"},
+    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+import structlog
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from rest_framework.request import Request
@@ -23,6 +24,8 @@ from activity.serializers import AckInput, ActivityInput, NotifyInput
 from config.errors import BadRequest, Forbidden
 from config.http import json_response, only, parsed, workspace_uuid
 from workspaces.views import WorkspaceViewSet
+
+log = structlog.get_logger(__name__)
 
 EVENTS_LIMIT = 100
 
@@ -44,6 +47,9 @@ class ActivityViewSet(WorkspaceViewSet):
         given = parsed(ActivityInput, request)
         source = given.get("source_id") or str(self.workspace.pk)
         if source.lower() != str(self.workspace.pk):
+            log.warning(
+                "activity.foreign_source", workspace_id=str(self.workspace.pk), claimed=ascii(source[:64])
+            )
             raise Forbidden("source_id must match authenticated workspace")
         services.log_activity(
             workspace_id=self.workspace.pk,
@@ -88,7 +94,10 @@ def _target(given: str | None) -> UUID | None:
 
 
 def _attachment(index: int, given: Any) -> dict[str, Any]:
-    if not isinstance(given, dict) or not given.get("uri") or not given.get("name"):
+    named = isinstance(given, dict) and all(
+        isinstance(given.get(key), str) and given[key] for key in ("uri", "name")
+    )
+    if not named:
         raise BadRequest(f"attachment[{index}]: uri and name are required")
     return {key: given[key] for key in ("uri", "name", "mimeType", "size") if given.get(key) is not None}
 

@@ -68,12 +68,10 @@ class Agent:
             self._start("http", server.serve)
         self._start("control", lambda: self._control(platform, card, board, answering))
         reason = self.shutdown.wait()
+        self._pushes.close()
         if server is not None:
             server.stop_accepting()
-        self._pushes.close()
-        deadline = time.monotonic() + DRAIN_S
-        while board.state().active and time.monotonic() < deadline:
-            time.sleep(0.02)
+            server.drain(DRAIN_S)
         deadline = time.monotonic() + JOIN_S
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0))

@@ -9,7 +9,9 @@ import os
 import selectors
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, cast
@@ -42,6 +44,8 @@ class AgentServer(ThreadingHTTPServer):
         self.inbound_secret = inbound_secret
         self.card: dict[str, Any] = {}
         self._wake_reader, self._wake_writer = os.pipe()
+        self._open_requests = 0
+        self._requests_changed = threading.Condition()
 
     @property
     def port(self) -> int:
@@ -58,6 +62,23 @@ class AgentServer(ThreadingHTTPServer):
     def stop_accepting(self) -> None:
         """End serve(). The socket stays open: it may belong to whoever handed it over."""
         os.write(self._wake_writer, b"x")
+
+    @contextmanager
+    def open_request(self) -> Iterator[None]:
+        """Around one request, until its answer has been handed to the kernel."""
+        with self._requests_changed:
+            self._open_requests += 1
+        try:
+            yield
+        finally:
+            with self._requests_changed:
+                self._open_requests -= 1
+                self._requests_changed.notify_all()
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait until no request is open, at most `timeout_s`."""
+        with self._requests_changed:
+            self._requests_changed.wait_for(lambda: self._open_requests == 0, timeout_s)
 
     def handle_error(self, request: object, client_address: object) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # the other side hung up
@@ -109,10 +130,11 @@ class Handler(BaseHTTPRequestHandler):
         if len(raw) < length:  # the sender broke off: half a message is no message
             self.close_connection = True
             return None
-        try:
-            self._send(200, self._agent.answering.answer(raw))
-        except Stopping:
-            self._send(503, {"error": "agent is stopping", "busy": True}, close=True)
+        with self._agent.open_request():
+            try:
+                self._send(200, self._agent.answering.answer(raw))
+            except Stopping:
+                self._send(503, {"error": "agent is stopping", "busy": True}, close=True)
 
     def _not_found(self) -> None:
         self._refuse(404, "not found")

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from config.posture import is_development, is_production
+from config.settings import env
 
 
 @register
@@ -38,3 +39,17 @@ def services_are_named(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+@register
+def choices_are_known(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """PROVISIONER has a check of its own, with reasons."""
+    return [
+        Error(
+            f"{name}={getattr(settings, name)!r} is not one of its values.",
+            hint=f"Use one of {', '.join(options)}.",
+            id="config.E003",
+        )
+        for name, options in env.choices.items()
+        if name != "PROVISIONER" and getattr(settings, name) not in options
+    ]

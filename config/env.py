@@ -42,6 +42,7 @@ class Environment:
     def __init__(self) -> None:
         self._env = environ.FileAwareEnv()
         self.declared: dict[str, Variable] = {}
+        self.choices: dict[str, Sequence[str]] = {}
 
     def text(self, name: str, *, default: str = "", help: str, secret: bool = False) -> str:
         self._declare(Variable(name, "text", default, help, secret))
@@ -61,6 +62,7 @@ class Environment:
     def choice(self, name: str, options: Sequence[str], *, default: str, help: str) -> str:
         """One of `options`, compared without case; the raw text otherwise, for a system check to refuse."""
         self._declare(Variable(name, " | ".join(options), default, help))
+        self.choices[name] = options
         return cast(str, self._env.str(name, default="")).strip().lower() or default
 
     def positive_int(self, name: str, *, default: int, help: str) -> int:

@@ -5,10 +5,12 @@ Source: docs/reference/http.md.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import wraps
+from io import BytesIO
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +18,7 @@ import orjson
 import structlog
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
-from django.core.exceptions import ObjectDoesNotExist, PermissionDenied
+from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, SuspiciousOperation
 from django.db import DatabaseError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.deprecation import MiddlewareMixin
@@ -35,6 +37,9 @@ log = structlog.get_logger(__name__)
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 _CONSOLE_PREFIXES = ("/console/", "/static/")
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+MAX_NESTING = 200  # deeper JSON is an attack on whoever walks it
 
 
 def rfc3339(moment: datetime) -> str:
@@ -58,13 +63,38 @@ def _encode(value: Any) -> Any:
 
 
 def from_json(body: bytes) -> Any:
-    """The value of a JSON body; an empty one means `{}`. Raises BadRequest."""
+    """The value of a JSON body; an empty one means `{}`. Raises BadRequest.
+
+    A lone surrogate becomes U+FFFD: agents cut texts inside a pair, and such a message must not be lost.
+    """
     if not body.strip():
         return {}
     try:
-        return orjson.loads(body)
+        value = orjson.loads(body)
     except orjson.JSONDecodeError:
+        value = _without_lone_surrogates(body)
+    if body.count(b"[") + body.count(b"{") > MAX_NESTING and _nesting(value) > MAX_NESTING:
+        raise BadRequest("invalid request body")
+    return value
+
+
+def _without_lone_surrogates(body: bytes) -> Any:
+    if not _SURROGATE_ESCAPE.search(body):
+        raise BadRequest("invalid request body")
+    try:
+        text = json.dumps(json.loads(body.decode()), ensure_ascii=False, allow_nan=False)
+        return orjson.loads(_SURROGATE.sub("\ufffd", text))
+    except (ValueError, RecursionError):
         raise BadRequest("invalid request body") from None
+
+
+def _nesting(value: Any) -> int:
+    """Levels of arrays and objects inside each other, found without recursion."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        level = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> HttpResponse:
@@ -175,6 +205,8 @@ def as_domain_error(error: Exception) -> DomainError | None:
             return datastore_unavailable()
         case DatabaseError():
             return None
+        case SuspiciousOperation():
+            return BadRequest("bad request")
         case Http404() | ObjectDoesNotExist() | exceptions.NotFound():
             return _Framework(404, "not found")
         case exceptions.MethodNotAllowed():
@@ -194,6 +226,11 @@ class MethodNotAllowed(DomainError):
     status = 405
 
 
+def read_as(method: str | None) -> str:
+    """HEAD is GET, whose body the server drops."""
+    return "GET" if method == "HEAD" else method or ""
+
+
 def only(*methods: str) -> Callable[[Callable[..., HttpResponseBase]], Callable[..., HttpResponseBase]]:
     """Marks a plain view of the API: these methods, no CSRF (no cookie of the API identifies anybody by
     itself).
@@ -202,7 +239,7 @@ def only(*methods: str) -> Callable[[Callable[..., HttpResponseBase]], Callable[
     def decorate(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
         @wraps(view)
         def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            if request.method not in methods:
+            if read_as(request.method) not in methods:
                 raise MethodNotAllowed("method not allowed", headers={"Allow": ", ".join(methods)})
             return view(request, *args, **kwargs)
 
@@ -216,13 +253,21 @@ def per_method(**views: Callable[..., HttpResponseBase]) -> Callable[..., HttpRe
 
     @only(*views)
     def dispatched(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        return views[request.method or ""](request, *args, **kwargs)
+        return views[read_as(request.method)](request, *args, **kwargs)
 
     return dispatched
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     return json_response({"error": "not found"}, status=404)
+
+
+def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return json_response({"error": "bad request"}, status=400)
+
+
+def forbidden(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+    return json_response({"error": "forbidden"}, status=403)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
@@ -272,20 +317,36 @@ class ErrorBodies(MiddlewareMixin):
 
 
 class LimitBody(MiddlewareMixin):
-    """Refuses a body that is larger than its route allows, before it is read."""
+    """Refuses a body that is larger than its route allows: before it is read, or, without a declared
+    length, while it is.
+    """
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
-        declared = request.META.get("CONTENT_LENGTH") or "0"
-        if declared.isdecimal() and int(declared) <= body_limit(request.path_info):
-            return None
-        if not declared.isdecimal():
+        declared = request.META.get("CONTENT_LENGTH") or ""
+        limit = body_limit(request.path_info)
+        if not declared and "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
+            size = _take_chunked_body(request, limit)
+        elif not declared or declared.isdecimal():
+            size = int(declared[:20] or 0)
+        else:
             return error_response(BadRequest("invalid request body"))
-        return error_response(TooLarge("request body too large"))
+        return None if size <= limit else error_response(TooLarge("request body too large"))
+
+
+def _take_chunked_body(request: HttpRequest, limit: int) -> int:
+    """Read a body of unknown length, at most a byte more than `limit`, and declare the length that was read:
+    Django and the REST framework take a request without one for empty.
+    """
+    source = getattr(request, "environ", {}).get("wsgi.input") or request._stream  # type: ignore[attr-defined]
+    body = source.read(limit + 1)
+    request._stream = BytesIO(body)  # type: ignore[attr-defined]
+    request.META["CONTENT_LENGTH"] = str(len(body))
+    return len(body)
 
 
 def body_limit(path: str) -> int:
     """Bytes the body of a request to `path` may have."""
-    return A2A_BODY_BYTES if path.endswith("/a2a") else settings.MAX_JSON_BODY_BYTES
+    return A2A_BODY_BYTES if path.rstrip("/").endswith("/a2a") else settings.MAX_JSON_BODY_BYTES
 
 
 A2A_BODY_BYTES = 16 * 1024 * 1024

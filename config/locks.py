@@ -12,6 +12,9 @@ from contextlib import contextmanager
 import psycopg
 from django.db import connection, transaction
 
+# What Django adds for its own cursors; the rest of its parameters is libpq's.
+_OF_DJANGO = frozenset({"context", "cursor_factory", "prepare_threshold"})
+
 
 @contextmanager
 def try_lock(name: str) -> Iterator[bool]:
@@ -53,5 +56,8 @@ def _only_the_test_transaction() -> bool:
 
 def _own_connection() -> psycopg.Connection[tuple[object, ...]]:
     params = connection.get_connection_params()
-    wanted = {key: params[key] for key in ("host", "port", "user", "password", "dbname") if params.get(key)}
-    return psycopg.connect(**wanted, autocommit=True, connect_timeout=5, application_name="workspace-lock")
+    wanted = {
+        key: value for key, value in params.items() if key not in _OF_DJANGO
+    }  # sslmode and the like stay
+    wanted |= {"connect_timeout": 5, "application_name": "workspace-lock"}
+    return psycopg.connect(**wanted, autocommit=True)

@@ -284,7 +284,9 @@ CORS_EXPOSE_HEADERS = [
 CORS_PREFLIGHT_MAX_AGE = 43_200
 
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"  # filled by `collectstatic` in the image; found in the packages otherwise
+STATIC_ROOT = (
+    BASE_DIR / "staticfiles"
+)  # filled by `collectstatic` in the image; found in the packages otherwise
 WHITENOISE_USE_FINDERS = not STATIC_ROOT.is_dir()
 DATA_UPLOAD_MAX_MEMORY_SIZE = None  # `LimitBody` answers before Django would, in the product's error shape
 

@@ -14,5 +14,7 @@ urlpatterns = [
 ]
 websocket_urlpatterns = [*activity_sockets]
 
+handler400 = "config.http.bad_request"
+handler403 = "config.http.forbidden"
 handler404 = "config.http.not_found"
 handler500 = "config.http.server_error"

@@ -54,6 +54,18 @@ def lifecycle_lock(workspace_id: UUID, *, wait_s: float = 0) -> Iterator[bool]:
 
 
 @contextmanager
+def lifecycle_turn(workspace_id: UUID) -> Iterator[bool]:
+    """Hold the lifecycle lock if it is free, and afterwards ring for whoever found it taken."""
+    mine = False
+    try:
+        with lifecycle_lock(workspace_id) as mine:
+            yield mine
+    finally:
+        if mine:
+            ledger.ring_for_waiting(workspace_id)
+
+
+@contextmanager
 def kept_lease(run: ProvisionRun) -> Iterator[None]:
     """Renew the lease of `run` from a side thread while the block works, slow calls included."""
     done = threading.Event()

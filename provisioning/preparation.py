@@ -26,7 +26,7 @@ from provisioning.backends.base import BackendError, ErrorClass, File, StartSpec
 from provisioning.models import ProvisionRun
 from workspaces.defaults import clamped_tier, default_model, known_runtimes
 from workspaces.models import Access, Workspace
-from workspaces.services.inbound_secret import inbound_secret
+from workspaces.services.inbound_secrets import inbound_secret
 
 SERVER_CREDENTIALS = frozenset(
     {

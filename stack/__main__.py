@@ -1,4 +1,4 @@
-"""`python -m stack`: up, down, test, run."""
+"""`python -m stack`: up, down, test, run; and `serve`, for containers."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Imports what the verb needs only: the guard stays small."""
-    match options.verb:
-        case "up":
-            from stack.up import up
+    """Imports only what the verb needs: the guard stays small."""
+    if options.verb == "up":
+        from stack.up import up
 
-            return up(options.data_dir, options.port, is_open=options.open)
-        case "down":
-            from stack.up import down
+        return up(options.data_dir, options.port, is_open=options.open)
+    if options.verb == "down":
+        from stack.up import down
 
-            return down(options.data_dir)
-        case "guard":
-            from stack.guard import watch
+        return down(options.data_dir)
+    if options.verb == "guard":
+        from stack.guard import watch
 
-            watch(Path(options.data_dir))
-            return 0
-        case _:
-            from stack import trial
+        return watch(Path(options.data_dir))
+    if options.verb == "serve":
+        from stack.container import serve
 
-            words = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
-            return asyncio.run(trial.run(trial.test_command(words) if options.verb == "test" else words))
+        return serve(options.role, options.port)
+    from stack import trial
+
+    words = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
+    return asyncio.run(trial.run(trial.test_command(words) if options.verb == "test" else words))
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -48,10 +49,13 @@ def _arguments() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="up | down | test | run")
     up = verbs.add_parser("up", help="start everything and stay in the foreground")
-    up.add_argument("--port", type=_port, default=8080)
     up.add_argument("--open", action="store_true", help="ask nobody for a credential (development only)")
     down = verbs.add_parser("down", help="stop what `up` started")
     guard = verbs.add_parser("guard")  # started by `up`
+    serve = verbs.add_parser("serve")  # the entry point of the container image
+    serve.add_argument("role", choices=["api", "files", "realtime", "worker", "sweeps", "beat", "migrate"])
+    for verb, port in ((up, 8080), (serve, 8000)):
+        verb.add_argument("--port", type=_port, default=port)
     for verb in (up, down, guard):
         verb.add_argument("--data-dir", default=".data", help="folder of everything the stack keeps")
     test = verbs.add_parser("test", help="run pytest with throw-away servers")

@@ -15,9 +15,39 @@ from stack.supervisor import Probe, Service
 
 PROJECT = Path(__file__).resolve().parent.parent
 ADMIN = "admin"  # the login of the first operator
-QUEUES = "lifecycle,bulk,teardown,images,delegations,default"
-WORKER_STOP_GRACE_S = 10.0  # a task may die at any line and be run again
+LOOPBACK = "127.0.0.1"
+THREADS = {"api": 16, "files": 8}
+QUEUES = {"worker": "lifecycle,bulk,teardown,images,delegations,default", "sweeps": "sweeps"}
+WORKERS = {"worker": 4, "sweeps": 2}
 KEEP_ALIVE_S = 75  # longer than nginx keeps an idle connection to us
+PROCESSES = ("api", "files", "realtime", "worker", "sweeps", "beat")
+
+
+def manage(*words: str) -> list[str]:
+    return [sys.executable, "manage.py", *words]
+
+
+def command(name: str, *, host: str = LOOPBACK, port: int = 0) -> list[str]:
+    """What runs the process `name` of PROCESSES; `host` and `port` are for those that listen."""
+    listen = f"--host {host} --port {port} --log-level warning"
+    match name:
+        case "api" | "files":
+            pool = f"--workers 1 --blocking-threads {THREADS[name]} --workers-kill-timeout 5"
+            words = f"granian --interface wsgi --http 1 --no-ws {listen} {pool} config.wsgi:application"
+        case "realtime":
+            # The address of the caller is the product's to find out, from proxies it was told to trust.
+            limits = f"--timeout-keep-alive {KEEP_ALIVE_S} --timeout-graceful-shutdown 3"
+            words = f"uvicorn {listen} --no-access-log --no-proxy-headers {limits} config.asgi:application"
+        case "worker" | "sweeps":
+            habits = "--prefetch-multiplier 1 --without-gossip --without-mingle -l info"
+            size = f"-Q {QUEUES[name]} --concurrency {WORKERS[name]}"
+            words = f"celery -A config worker -n {name}@%h {size} {habits}"
+        case "beat":
+            # The schedule lives in memory: every job is a sweep, one more tick after a start does no harm.
+            words = "celery -A config beat -S celery.beat.Scheduler --pidfile= -l warning"
+        case _:
+            raise ValueError(f"{name} is none of {', '.join(PROCESSES)}")
+    return [sys.executable, "-m", *words.split()]
 
 
 @dataclass(frozen=True)
@@ -31,55 +61,32 @@ class Application:
 
     def steps(self) -> dict[str, list[str]]:
         """What must have succeeded, in this order, before anything of ours runs."""
-        manage = [sys.executable, "manage.py"]
         return {
-            "settings and database": [*manage, "check", "--database", "default"],
-            "migrations": [*manage, "migrate", "--noinput"],
-            "admin login": [*manage, "ensure_admin"],
+            "settings and database": manage("check", "--database", "default"),
+            "migrations": manage("migrate", "--noinput"),
+            "admin login": manage("ensure_admin"),
         }
 
     def services(self) -> list[Service]:
+        ports = {"api": self.api_port, "files": self.files_port, "realtime": self.realtime_port}
         return [
-            self._wsgi("api", self.api_port, threads=16),
-            self._wsgi("files", self.files_port, threads=8),
-            self._realtime(),
-            self._worker("worker", QUEUES, concurrency=4),
-            self._worker("sweeps", "sweeps", concurrency=2),
-            self._beat(),
+            *(self._service(name, port=port, probe=probes.http(port)) for name, port in ports.items()),
+            *(self._service(name, ready_line=" ready.", grace_s=10.0) for name in QUEUES),
+            self._service("beat"),
         ]
-
-    def _wsgi(self, name: str, port: int, *, threads: int) -> Service:
-        command = f"granian --interface wsgi --host 127.0.0.1 --port {port} --workers 1 --no-ws --http 1"
-        pools = f"--blocking-threads {threads} --workers-kill-timeout 5 --log-level warning"
-        return self._service(name, f"{command} {pools} config.wsgi:application", probe=probes.http(port))
-
-    def _realtime(self) -> Service:
-        command = f"uvicorn --host 127.0.0.1 --port {self.realtime_port} --no-access-log --no-proxy-headers"
-        limits = f"--timeout-keep-alive {KEEP_ALIVE_S} --timeout-graceful-shutdown 3 --log-level warning"
-        probe = probes.http(self.realtime_port)
-        return self._service("realtime", f"{command} {limits} config.asgi:application", probe=probe)
-
-    def _worker(self, name: str, queues: str, *, concurrency: int) -> Service:
-        command = f"celery -A config worker -n {name}@%h -Q {queues} --concurrency {concurrency}"
-        habits = "--prefetch-multiplier 1 -l info --without-gossip --without-mingle"
-        return self._service(name, f"{command} {habits}", ready_line=" ready.", grace_s=WORKER_STOP_GRACE_S)
-
-    def _beat(self) -> Service:
-        # The schedule lives in memory: every job is a sweep, and one more tick after a start does no harm.
-        return self._service("beat", "celery -A config beat -S celery.beat.Scheduler --pidfile= -l warning")
 
     def _service(
         self,
         name: str,
-        words: str,
         *,
+        port: int = 0,
         probe: Probe | None = None,
         ready_line: str | None = None,
-        grace_s: float = 5.0,
+        grace_s: float = 5.0,  # a task may die at any line and be run again
     ) -> Service:
         return Service(
             name=name,
-            command=[sys.executable, "-m", *words.split()],
+            command=command(name, port=port),
             environment=self.environment,
             cwd=PROJECT,
             probe=probe,

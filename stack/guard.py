@@ -5,6 +5,7 @@ guard's own death signal is SIGTERM, on which it cleans up; an ordinary stop sen
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -33,15 +34,16 @@ def service(folder: Path, environment: Mapping[str, str]) -> Service:
     )
 
 
-def watch(folder: Path) -> None:
-    """Wait for the supervisor's end and clean up after it, unless somebody already runs the stack again."""
+def watch(folder: Path) -> int:
+    """Wait for the supervisor's end and clean up after it, unless the stack already runs again."""
+    supervisor = os.getppid()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     print("watching", flush=True)
     if signal.sigwait({signal.SIGTERM, signal.SIGINT}) == signal.SIGINT:
-        return
-    lock = Lock.take(folder, "the guard cleans up")
+        return 0
+    lock = _take_over(folder, supervisor)
     if lock is None:
-        return
+        return 0
     try:
         deadline = time.monotonic() + LET_GO_S
         while processes.belonging_to(folder) and time.monotonic() < deadline:
@@ -50,3 +52,16 @@ def watch(folder: Path) -> None:
         (folder / "url").unlink(missing_ok=True)
     finally:
         lock.release()
+    return 0
+
+
+def _take_over(folder: Path, supervisor: int) -> Lock | None:
+    """The lock of the killed supervisor; None when another one has it, or this one lives after all.
+
+    The signal comes with the end of one thread of the supervisor; its files, and so the lock, go with the last."""
+    deadline = time.monotonic() + LET_GO_S
+    while (lock := Lock.take(folder, "the guard cleans up")) is None:
+        if Lock.holder(folder) != supervisor or time.monotonic() > deadline:
+            return None
+        time.sleep(0.02)
+    return lock

@@ -43,6 +43,8 @@ def anonymous() -> Api:
     return Api()
 
 
-def agent_of(workspace_id: UUID, *, generation: int | None = None, kind: TokenKind = TokenKind.INSTANCE) -> Api:
+def agent_of(
+    workspace_id: UUID, *, generation: int | None = None, kind: TokenKind = TokenKind.INSTANCE
+) -> Api:
     """The agent of a workspace, with a fresh token."""
     return Api(mint_token(workspace_id=workspace_id, kind=kind, generation=generation))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import psutil
@@ -53,7 +54,7 @@ class _Agent:
     process: psutil.Process
     workspace_id: UUID
     generation: int
-    url: str
+    port: int
 
     @property
     def compute_id(self) -> str:
@@ -88,7 +89,7 @@ class ProcessBackend:
                 raise BackendError(ErrorClass.CONFLICT, "a newer start of this workspace is already running")
             for agent in found:
                 if agent.generation == spec.generation:
-                    return self._started(agent.compute_id, agent.url, adopted=True)
+                    return self._started(agent, adopted=True)
             self._end(found)
             write_files(self._configs(spec.workspace_id), spec.files)
             return self._spawn(spec)
@@ -147,20 +148,23 @@ class ProcessBackend:
         self._children = [child for child in self._children if child.poll() is None]
         folder = self._folder(spec.workspace_id)
         with socket.create_server(("127.0.0.1", 0)) as listener, open(folder / "agent.log", "ab") as output:
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            port = listener.getsockname()[1]
+            # What the agent says of itself may arrive before our own address is stored, and is judged like any
+            # agent's: `localhost` passes there where a loopback address would not.
+            announced = f"http://localhost:{port}"
             marks = {
                 "--config-dir": self._configs(spec.workspace_id),
                 "--workspace": spec.workspace_id,
                 "--generation": spec.generation,
                 "--instance": self._instance_id,
                 "--listen-fd": listener.fileno(),
-                "--url": url,
+                "--url": announced,
             }
             try:
                 child = subprocess.Popen(
                     [*self._command, *(str(word) for mark in marks.items() for word in mark)],
                     cwd=self._cwd,
-                    env=self._environment(spec, url),
+                    env=self._environment(spec, announced),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -173,11 +177,10 @@ class ProcessBackend:
                 ) from error
         self._children.append(child)
         try:
-            compute_id = _Agent(psutil.Process(child.pid), spec.workspace_id, spec.generation, url).compute_id
+            agent = _Agent(psutil.Process(child.pid), spec.workspace_id, spec.generation, port)
+            return self._started(agent, adopted=False)
         except psutil.NoSuchProcess as error:
             raise BackendError(ErrorClass.BOOT_FAILED, "the agent ended as soon as it had started") from error
-        return self._started(compute_id, url, adopted=False)
-
     def _environment(self, spec: StartSpec, url: str) -> dict[str, str]:
         """What preparation made and the bare necessities; never the server's own environment with its
         credentials.
@@ -192,8 +195,9 @@ class ProcessBackend:
             "MOLECULE_WORKSPACE_URL": url,
         }
 
-    def _started(self, compute_id: str, url: str, *, adopted: bool) -> Started:
-        return Started(compute_id, url, internal_url=url, state=ComputeState.RUNNING, adopted=adopted)
+    def _started(self, agent: _Agent, *, adopted: bool) -> Started:
+        url = f"http://127.0.0.1:{agent.port}"
+        return Started(agent.compute_id, url, internal_url=url, state=ComputeState.RUNNING, adopted=adopted)
 
     def _agents(self, workspace_id: UUID | None = None) -> list[_Agent]:
         """This deployment's living agents (of one workspace). A zombie has no command line, so it is none."""
@@ -212,7 +216,8 @@ class ProcessBackend:
         if marks.get("--instance") != self._instance_id:
             return None
         try:
-            return _Agent(process, UUID(marks["--workspace"]), int(marks["--generation"]), marks["--url"])
+            port = urlsplit(marks["--url"]).port or 0
+            return _Agent(process, UUID(marks["--workspace"]), int(marks["--generation"]), port)
         except (KeyError, ValueError):
             return None
 

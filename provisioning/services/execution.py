@@ -22,7 +22,7 @@ from config.evt import evt
 from config.http import rfc3339
 from provisioning import dispatch, ledger
 from provisioning.backends.base import BackendError, ComputeState, ErrorClass, Started
-from provisioning.leases import ToldToStop, kept_lease, lifecycle_lock, stoppable
+from provisioning.leases import ToldToStop, kept_lease, lifecycle_turn, stoppable
 from provisioning.models import ProvisionRun, RunKind, WorkspaceLifecycle
 from provisioning.preparation import mint_secrets, prepare
 from workspaces.defaults import provision_timeout_s
@@ -52,11 +52,9 @@ def provision(run_id: UUID) -> None:
     found = ProvisionRun.objects.filter(pk=run_id).values_list("workspace_id", flat=True).first()
     if found is None:
         return
-    with lifecycle_lock(found) as mine:
+    with lifecycle_turn(found) as mine:
         if mine and (run := ledger.claim_run(run_id)):
             execute_run(run)
-    if mine:
-        ledger.ring_for_waiting(found)
 
 
 def execute_run(run: ProvisionRun) -> None:

@@ -22,7 +22,7 @@ from activity.counters import count
 from config.evt import evt
 from config.jobs import Job, enqueue
 from provisioning import dispatch, ledger
-from provisioning.leases import lifecycle_lock
+from provisioning.leases import lifecycle_turn
 from provisioning.models import ProvisionRun, RunKind, RunState, WorkspaceLifecycle
 from provisioning.services.execution import execute_run
 from workspaces.models import ALIVE, PARKED, Status, Workspace
@@ -76,11 +76,9 @@ def request_restart(workspace_id: UUID, trigger: Trigger, reason: str) -> bool:
 
 def restart_cycle(workspace_id: UUID) -> None:
     """Work off a workspace's pending restarts. Leave at once when somebody is at it: they look again."""
-    with lifecycle_lock(workspace_id) as mine:
+    with lifecycle_turn(workspace_id) as mine:
         while mine and (run := _next_cycle(workspace_id)):
             execute_run(run)
-    if mine:
-        ledger.ring_for_waiting(workspace_id)
 
 
 def forget_pending(workspace_id: UUID) -> None:

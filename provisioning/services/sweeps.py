@@ -19,9 +19,10 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.functions import Coalesce, Now
 
 from config.evt import evt
+from config.states import update_returning
 from provisioning import dispatch, ledger
 from provisioning.backends.base import BackendError, ComputeState, ErrorClass
-from provisioning.leases import lifecycle_lock
+from provisioning.leases import lifecycle_turn
 from provisioning.models import OPEN, ProvisionRun, RunKind, RunState, WorkspaceLifecycle
 from provisioning.services.restarts import Trigger, request_restart
 from workspaces.defaults import provision_timeout_s
@@ -193,7 +194,7 @@ def stop_parked(now: datetime) -> int:
 
 def _stop_owed(owed: WorkspaceLifecycle) -> bool:
     bound = owed.stop_below_generation
-    with lifecycle_lock(owed.pk) as mine:
+    with lifecycle_turn(owed.pk) as mine:
         if not mine:
             return False
         rows = WorkspaceLifecycle.objects.filter(pk=owed.pk, stop_below_generation=bound)
@@ -209,7 +210,7 @@ def _stop_astray(row: Workspace) -> bool:
         row.status == Status.REMOVED
     ):  # its storage may have come back with the compute: the whole teardown again
         return bool(_one(row).filter(status=Status.REMOVED).update(cleanup_pending=True))
-    with lifecycle_lock(row.pk) as mine:
+    with lifecycle_turn(row.pk) as mine:
         if not mine:
             return False
         dispatch.stop(row.pk, below_generation=row.generation + 1)
@@ -218,7 +219,7 @@ def _stop_astray(row: Workspace) -> bool:
 
 
 def _finish_hibernation(row: Workspace) -> bool:
-    with lifecycle_lock(row.pk) as mine:
+    with lifecycle_turn(row.pk) as mine:
         if not mine:
             return False
         dispatch.stop(row.pk, below_generation=row.generation)
@@ -228,7 +229,6 @@ def _finish_hibernation(row: Workspace) -> bool:
 
 def _acted(workspace_id: UUID, action: str) -> bool:
     evt("sweep.action", {"sweep": "parked-compute", "workspace_id": str(workspace_id), "action": action})
-    ledger.ring_for_waiting(workspace_id)
     return True
 
 
@@ -246,7 +246,8 @@ def clean_up(now: datetime) -> int:
     old = ProvisionRun.objects.filter(
         ~Exists(unconfirmed) | Q(compute_id=None), finished_at__lt=now - RUN_RETENTION
     )
-    ProvisionRun.objects.filter(pk__in=old.order_by("pk").values("pk")[:BATCH]).delete()
+    if forgotten := list(old.order_by("pk").values_list("pk", flat=True)[:BATCH]):
+        ProvisionRun.objects.filter(pk__in=forgotten).delete()
     return queued
 
 
@@ -276,13 +277,11 @@ def requeue(now: datetime) -> int:
     )
 
 
-@transaction.atomic
 def _ring_due() -> int:
     """Due runs, each at most once a minute: a backlog must not grow the queue with every tick."""
-    due = ProvisionRun.objects.claimable().filter(due_at__lt=Now()).order_by("due_at")
-    runs = list(due.select_for_update(skip_locked=True)[:BATCH])
-    if runs:
-        ProvisionRun.objects.filter(pk__in=[run.pk for run in runs]).update(due_at=Now() + ledger.RING_AGAIN)
+    due = ProvisionRun.objects.claimable().filter(due_at__lt=Now())
+    oldest = due.order_by("due_at").values("pk")[:BATCH]
+    runs = update_returning(due.filter(pk__in=oldest), due_at=Now() + ledger.RING_AGAIN)
     for run in runs:
         ledger.ring(run)
     return len(runs)

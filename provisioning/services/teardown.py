@@ -15,7 +15,7 @@ from django.db import transaction
 from config.evt import evt
 from provisioning import dispatch, ledger
 from provisioning.backends.base import BackendError, ErrorClass
-from provisioning.leases import kept_lease, lifecycle_lock
+from provisioning.leases import kept_lease, lifecycle_turn
 from provisioning.models import ProvisionRun, RunKind, WorkspaceLifecycle
 from provisioning.services.execution import stop_with_retry
 from provisioning.services.stops import Outcome, stop_all
@@ -54,7 +54,7 @@ def teardown_run(run_id: UUID) -> None:
     )
     if workspace_id is None:
         return
-    with lifecycle_lock(workspace_id) as mine:
+    with lifecycle_turn(workspace_id) as mine:
         run = ledger.claim_run(run_id) if mine else None
         if run is None:
             return

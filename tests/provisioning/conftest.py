@@ -72,7 +72,7 @@ def queued(**fields: Any) -> Workspace:
 def register(spec: StartSpec) -> Any:
     """What the agent of a start does first, with the token it was given."""
     token = spec.files[".auth_token"].content.decode()
-    body = {"id": str(spec.workspace_id), "url": "http://127.0.0.1:9", "agent_card": {"name": spec.name}}
+    body = {"id": str(spec.workspace_id), "url": "http://localhost:9", "agent_card": {"name": spec.name}}
     return Api(token).post("/registry/register", body)
 
 

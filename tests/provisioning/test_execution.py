@@ -59,7 +59,7 @@ def test_the_agent_may_register_before_its_start_is_stored(backend, doorbell):
 
     def start_and_register(spec):
         started = real(spec)
-        assert register(spec).json() == {}
+        assert register(spec).status_code == 200
         return started
 
     backend.start = start_and_register

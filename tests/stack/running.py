@@ -114,8 +114,8 @@ class Running:
     def output(self) -> str:
         return self._output.read_text()
 
-    def until_up(self) -> Running:
-        eventually(lambda: self.process.poll() is not None or (self.folder / "url").exists())
+    def until_up(self, within_s: float = DEADLINE_S) -> Running:
+        eventually(lambda: self.process.poll() is not None or (self.folder / "url").exists(), within_s)
         assert self.process.poll() is None, self.output
         return self
 

@@ -17,7 +17,7 @@ import pytest
 from stack import ports, processes
 from stack.application import PROJECT
 from tests.stack.conftest import Start
-from tests.stack.running import ask, eventually, plain_environment
+from tests.stack.running import Running, ask, eventually, plain_environment
 
 
 def down(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -30,36 +30,57 @@ def left_in(folder: Path) -> set[str]:
     return {"stack.lock", "url"} & {path.name for path in folder.iterdir()}
 
 
-def test_up_says_where_to_go_and_what_to_type(start_small: Start, folder: Path) -> None:
-    running = start_small().until_up()
-    eventually(lambda: "Try, in another terminal" in running.output)
-    output = running.output
-    assert [int(number) for number in re.findall(r"^\[ ?(\d+)/8\]", output, re.M)] == list(range(1, 9))
-    assert f"is running at {running.url}\n" in output
-    assert (folder / "url").read_text() == f"{running.url}\n"
-    assert (
-        f"{running.url}/console/   login admin, password {(folder / 'admin-password').read_text()}" in output
-    )
+def test_up_says_where_to_go_and_what_to_type(shared: Running) -> None:
+    eventually(lambda: "Try, in another terminal" in shared.output)
+    output, folder = shared.output, shared.folder
+    assert [int(number) for number in re.findall(r"^\[ ?(\d+)/8\]", output, re.MULTILINE)] == [*range(1, 9)]
+    assert f"is running at {shared.url}\n" in output
+    assert (folder / "url").read_text() == f"{shared.url}\n"
+    password = (folder / "admin-password").read_text()
+    assert f"{shared.url}/console/   login admin, password {password}" in output
     assert (folder / "admin-token").read_text() in output
     assert "(PROVISIONER=process)" in output
     assert output.count("  curl -s ") == 3
-    secrets = [path for path in folder.iterdir() if path.is_file()]
-    assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
     log = (folder / "stack.log").read_text()
     assert "a step    | the step speaks" in log
     assert (folder / "admin-token").read_text() not in log
-    assert (folder / "admin-password").read_text() not in log
+    assert password not in log
 
 
-def test_the_printed_commands_reach_the_product(start_small: Start) -> None:
-    running = start_small().until_up()
-    eventually(lambda: "Try, in another terminal" in running.output)
-    first = next(line for line in running.output.splitlines() if line.startswith("  curl"))
-    done = subprocess.run(
-        first, shell=True, cwd=PROJECT, capture_output=True, text=True, check=True, timeout=20
-    )
-    token = (running.folder / "admin-token").read_text()
-    assert f'"authorization": "Bearer {token}"' in done.stdout
+def test_only_we_may_read_what_it_keeps(shared: Running) -> None:
+    kept = [path for path in shared.folder.iterdir() if path.is_file()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
+    assert {stat.S_IMODE((shared.folder / name).stat().st_mode) for name in ("postgres", "valkey")} == {0o700}
+
+
+def test_the_printed_commands_reach_the_product(shared: Running) -> None:
+    eventually(lambda: "Try, in another terminal" in shared.output)
+    first = next(line for line in shared.output.splitlines() if line.startswith("  curl"))
+    answer = subprocess.check_output(first, shell=True, cwd=PROJECT, text=True, timeout=20)
+    token = (shared.folder / "admin-token").read_text()
+    assert f'"authorization": "Bearer {token}"' in answer
+
+
+def test_a_second_up_says_where_the_first_one_runs(shared: Running) -> None:
+    command = [sys.executable, "-m", "stack", "up", "--data-dir", str(shared.folder), "--port", "1"]
+    second = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 0
+    where = f"{shared.url}, pid {shared.process.pid}"
+    assert second.stdout == f"Already running at {where}; `make down` stops it.\n"
+    assert shared.is_healthy()
+
+
+@pytest.mark.parametrize(
+    "name", ["postgres", "valkey", "api", "files", "realtime", "worker", "nginx", "guard"]
+)
+def test_each_part_comes_back_after_a_kill(shared: Running, name: str) -> None:
+    before = {other: shared.part(other).pid for other in ("postgres", "valkey", "api", "worker", "nginx")}
+    shared.part(name).kill()
+    eventually(lambda: f"{name} is ready again" in shared.output)
+    assert f"stack     | {name} was ended by SIGKILL; it is started again in 1 s" in shared.output
+    assert shared.is_healthy()
+    others = {other: shared.part(other).pid for other in before if other != name}
+    assert others == {other: pid for other, pid in before.items() if other != name}
 
 
 @pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -93,17 +114,6 @@ def test_data_and_secrets_survive_a_restart(start_small: Start, folder: Path) ->
     assert running.is_healthy()
 
 
-def test_a_second_up_says_where_the_first_one_runs(start_small: Start, folder: Path) -> None:
-    first = start_small().until_up()
-    command = [sys.executable, "-m", "stack", "up", "--data-dir", str(folder), "--port", "1"]
-    second = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
-    assert second.returncode == 0
-    assert (
-        second.stdout == f"Already running at {first.url}, pid {first.process.pid}; `make down` stops it.\n"
-    )
-    assert first.is_healthy()
-
-
 def test_a_taken_port_is_one_sentence_and_nothing_is_started(start_small: Start, folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -131,20 +141,6 @@ def test_a_step_that_fails_ends_the_start_with_its_reason(start_small: Start, fo
     assert running.output.splitlines()[-1] == "a step ended with status 4."
     assert running.leftovers() == []
     assert left_in(folder) == set()
-
-
-@pytest.mark.parametrize(
-    "name", ["postgres", "valkey", "api", "files", "realtime", "worker", "nginx", "guard"]
-)
-def test_each_part_comes_back_after_a_kill(start_small: Start, name: str) -> None:
-    running = start_small().until_up()
-    before = {other: running.part(other).pid for other in ("postgres", "valkey", "api", "worker", "nginx")}
-    running.part(name).kill()
-    eventually(lambda: f"{name} is ready again" in running.output)
-    assert f"stack     | {name} was ended by SIGKILL; it is started again in 1 s" in running.output
-    assert running.is_healthy()
-    others = {other: running.part(other).pid for other in before if other != name}
-    assert others == {other: pid for other, pid in before.items() if other != name}
 
 
 def agent(folder: Path) -> subprocess.Popen[bytes]:

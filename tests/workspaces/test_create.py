@@ -43,7 +43,11 @@ def test_without_a_backend_the_row_is_failed_at_once_with_a_sentence_that_helps(
     row = Workspace.objects.get(pk=body["id"])
     assert row.status == Status.FAILED
     assert row.last_sample_error.startswith("no provisioning backend available")
-    events = StructureEvent.objects.filter(workspace_id=row.pk).order_by("seq").values_list("event_type", flat=True)
+    events = (
+        StructureEvent.objects.filter(workspace_id=row.pk)
+        .order_by("seq")
+        .values_list("event_type", flat=True)
+    )
     assert list(events) == ["WORKSPACE_PROVISIONING", "WORKSPACE_PROVISION_FAILED"]
     data = WorkspaceConfig.objects.get(pk=row.pk).data
     assert data == {"name": "A", "runtime": "langgraph", "tier": 1, "template": None}
@@ -87,7 +91,11 @@ def test_fields_over_their_limits_are_refused(fields):
         ({"budget_limit": -1}, 400, "budget_limit must be >= 0 (USD cents)"),
         ({"parent_id": str(uuid4())}, 400, "parent workspace not found"),
         ({"parent_id": "nobody"}, 400, "parent workspace not found"),
-        ({"external": True, "url": "http://169.254.169.254/"}, 400, "url targets a blocked address: link-local"),
+        (
+            {"external": True, "url": "http://169.254.169.254/"},
+            400,
+            "url targets a blocked address: link-local",
+        ),
     ],
 )
 def test_bad_fields_leave_no_row(fields, status, text):
@@ -171,5 +179,3 @@ def test_nothing_is_announced_of_a_creation_that_fails(monkeypatch, published):
     assert not Workspace.objects.exists()
     assert not StructureEvent.objects.exists()
     assert published == []
-
-

@@ -11,8 +11,8 @@ from workspaces.services.crud import (
     remove_workspace,
     update_workspace,
 )
-from workspaces.services.heartbeat import heartbeat
-from workspaces.services.inbound_secret import inbound_secret, rotate_inbound_secret
+from workspaces.services.heartbeats import heartbeat
+from workspaces.services.inbound_secrets import inbound_secret, rotate_inbound_secret
 from workspaces.services.registration import Registration, register
 
 __all__ = [

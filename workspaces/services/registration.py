@@ -22,8 +22,8 @@ from config.states import update_returning
 from workspaces.cache import mark_alive, remember_url
 from workspaces.defaults import default_tier, is_saas
 from workspaces.models import DORMANT, EXTERNAL, STATES, DeliveryMode, Status, UrlSource, Workspace
-from workspaces.services.heartbeat import announce_online
-from workspaces.services.inbound_secret import inbound_secret
+from workspaces.services.heartbeats import announce_online
+from workspaces.services.inbound_secrets import inbound_secret
 from workspaces.services.registrant import REMOVED_HINT, Registrant, identify
 
 

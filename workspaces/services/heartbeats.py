@@ -28,7 +28,7 @@ from config.valkey import client
 from workspaces import hooks
 from workspaces.cache import ALIVE_S, alive_key
 from workspaces.models import DORMANT, EXTERNAL, STATES, Status
-from workspaces.services.inbound_secret import inbound_secret
+from workspaces.services.inbound_secrets import inbound_secret
 from workspaces.services.registrant import Registrant, identify
 
 log = structlog.get_logger(__name__)

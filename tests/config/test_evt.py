@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from config.evt import evt
+
+
+@pytest.fixture
+def lines(caplog: Any) -> Any:
+    caplog.set_level(logging.INFO, logger="molecule.evt")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "molecule.evt"]
+
+
+def test_a_line_is_the_name_and_sorted_json(lines: Any) -> None:
+    evt("workspace.online", {"b": 1, "a": "ü\n"})
+    assert lines() == ['evt: workspace.online {"a": "\\u00fc\\n", "b": 1}']
+
+
+def test_a_line_without_fields_ends_with_an_empty_object(lines: Any) -> None:
+    evt("boot")
+    assert lines() == ["evt: boot {}"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"x": object()}, {"x": float("nan")}, {1: "a", "b": 2}], ids=["object", "nan", "mixed keys"]
+)
+def test_fields_that_cannot_be_written_never_raise(lines: Any, fields: Any) -> None:
+    evt("odd", fields)
+    (line,) = lines()
+    assert set(json.loads(line.removeprefix("evt: odd "))) == {"_marshal_err"}

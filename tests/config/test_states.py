@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from config.states import StateMachine, update_returning
+from tests.conftest import at_once
+from tests.workspaces.factories import WorkspaceFactory
+from workspaces.models import STATES, Status, Workspace
+
+
+@pytest.mark.django_db
+def test_a_legal_move_returns_the_row_as_now_stored() -> None:
+    row = WorkspaceFactory(status=Status.ONLINE)
+    before = row.status_changed_at
+    (moved,) = STATES.move(Workspace.objects.filter(pk=row.pk), Status.PAUSED, current_task=None)
+    assert moved.status == Status.PAUSED
+    assert before is None or moved.status_changed_at >= before
+    assert Workspace.objects.get(pk=row.pk).status == Status.PAUSED
+
+
+@pytest.mark.django_db
+def test_an_illegal_move_changes_nothing_and_returns_nothing() -> None:
+    row = WorkspaceFactory(status=Status.REMOVED)
+    assert STATES.move(Workspace.objects.filter(pk=row.pk), Status.ONLINE) == []
+    assert Workspace.objects.get(pk=row.pk).status == Status.REMOVED
+
+
+@pytest.mark.django_db
+def test_only_the_named_rows_move() -> None:
+    one, other = WorkspaceFactory(), WorkspaceFactory()
+    assert [row.pk for row in STATES.move(Workspace.objects.filter(pk=one.pk), Status.OFFLINE)] == [one.pk]
+    assert Workspace.objects.get(pk=other.pk).status == Status.ONLINE
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "rows",
+    [
+        lambda: Workspace.objects.filter(parent__name="x"),
+        lambda: Workspace.objects.filter(status="online")[:1],
+    ],
+    ids=["joined", "sliced"],
+)
+def test_a_guard_that_postgresql_would_not_recheck_is_refused(rows: Any) -> None:
+    with pytest.raises(ValueError, match="join"):
+        update_returning(rows(), status="paused")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_many_simultaneous_moves_exactly_one_wins() -> None:
+    row = WorkspaceFactory(status=Status.ONLINE)
+    machine = StateMachine({Status.PAUSED: {Status.ONLINE}})
+
+    def move() -> Any:
+        return machine.move(Workspace.objects.filter(pk=row.pk), Status.PAUSED)
+
+    outcomes = at_once(*[move] * 8)
+    assert sorted(len(outcome) for outcome in outcomes) == [0] * 7 + [1]

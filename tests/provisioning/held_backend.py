@@ -1,0 +1,41 @@
+"""The process backend, held up where a file says so: the place in which a worker is then killed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from django.apps import AppConfig
+from django.conf import settings
+
+from provisioning import dispatch
+from provisioning.backends.base import ImageInfo, Started, StartSpec
+from provisioning.backends.process import ProcessBackend
+
+
+class HeldBackend(ProcessBackend):
+    def ensure_image(self, spec: StartSpec) -> ImageInfo:
+        _hold("before-start")
+        return super().ensure_image(spec)
+
+    def start(self, spec: StartSpec) -> Started:
+        started = super().start(spec)
+        _hold("after-start")
+        return started
+
+
+def _hold(point: str) -> None:
+    folder = Path(settings.DATA_DIR)
+    if (folder / f"hold-{point}").exists():
+        (folder / "held").touch()
+    while (folder / f"hold-{point}").exists():
+        time.sleep(0.05)
+
+
+class HeldBackendConfig(AppConfig):
+    name = "tests.provisioning"
+    label = "held_backend"
+
+    def ready(self) -> None:
+        root = Path(settings.DATA_DIR) / "workspaces"
+        dispatch.wire(HeldBackend(root=root, instance_id=settings.INSTANCE_ID, cwd=settings.BASE_DIR))

@@ -1,0 +1,143 @@
+"""The dispatcher's verbs, with and without a backend."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from activity.models import StructureEvent
+from provisioning import checks, dispatch, services
+from provisioning.backends.base import BackendError
+from provisioning.models import ProvisionRun
+from tests.clients import admin
+from tests.workspaces.factories import WorkspaceFactory
+from workspaces import defaults
+from workspaces.models import Status, Workspace, WorkspaceConfig
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+MESSAGE = (
+    "no provisioning backend available: this workspace needs a Docker daemon (self-hosted) "
+    "or the EC2 backend (SaaS)"
+)
+
+
+def test_creating_without_a_backend_fails_the_row_at_once(no_backend, doorbell, caplog):
+    answer = admin().post("/workspaces", {"name": "A"})
+    assert (answer.status_code, answer.json()["status"]) == (201, "provisioning")
+    row = Workspace.objects.get(pk=answer.json()["id"])
+    assert (row.status, row.last_sample_error) == (Status.FAILED, MESSAGE)
+    failed = StructureEvent.objects.filter(event_type="WORKSPACE_PROVISION_FAILED")
+    assert [event.payload for event in failed] == [{"error": MESSAGE}]
+    fields = {"workspace_id": str(row.pk), "name": "A", "tier": 3, "runtime": "langgraph", "template": "", "sync": False}
+    assert f"evt: provision.start {json.dumps(fields, sort_keys=True)}" in caplog.text
+    assert WorkspaceConfig.objects.get(pk=row.pk).data == {
+        "name": "A", "runtime": "langgraph", "tier": 3, "template": None
+    }  # fmt: skip
+    assert not ProvisionRun.objects.exists()
+    assert not doorbell.rung
+
+
+def test_stopping_pausing_and_deleting_without_a_backend_succeed(no_backend, doorbell):
+    row = WorkspaceFactory()
+    dispatch.stop(row.pk)
+    assert admin().post(f"/workspaces/{row.pk}/pause").json() == {"status": "paused", "paused_count": 1}
+    assert admin().delete(f"/workspaces/{row.pk}?confirm=true").status_code == 200
+    row.refresh_from_db()
+    assert (row.status, row.cleanup_pending) == (Status.REMOVED, False)
+
+
+@pytest.mark.parametrize(("route", "status"), [("restart", Status.ONLINE), ("resume", Status.PAUSED)])
+def test_starting_without_a_backend_is_refused_and_changes_nothing(no_backend, doorbell, route, status):
+    row = WorkspaceFactory(status=status)
+    answer = admin().post(f"/workspaces/{row.pk}/{route}")
+    assert (answer.status_code, answer.json()) == (503, {"error": "provisioner not available"})
+    after = Workspace.objects.get(pk=row.pk)
+    assert (after.status, after.generation, after.updated_at) == (status, 1, row.updated_at)
+    assert not StructureEvent.objects.exists()
+
+
+def test_an_automatic_restart_without_a_backend_changes_nothing(no_backend, doorbell):
+    row = WorkspaceFactory()
+    assert not services.request_restart(row.pk, services.Trigger.MUTATION, "secret")
+    assert not doorbell.rung
+
+
+def test_what_needs_a_backend_says_so(no_backend):
+    with pytest.raises(BackendError) as raised:
+        dispatch.list_managed()
+    assert (raised.value.error_class, raised.value.safe_message) == ("no_backend", MESSAGE)
+
+
+@pytest.mark.parametrize(("setting", "label"), [("process", "process"), ("none", "none"), ("auto", "none")])
+def test_the_settings_choose_the_backend(settings, tmp_path, setting, label):
+    settings.PROVISIONER, settings.DATA_DIR = setting, str(tmp_path)
+    dispatch.choose_again()
+    assert dispatch.label() == label
+    assert dispatch.has_provisioner() is (label != "none")
+    dispatch.choose_again()
+
+
+def test_a_tenant_without_its_cloud_backend_gets_none(settings, caplog):
+    settings.PROVISIONER, settings.MOLECULE_ORG_ID = "auto", "org"
+    dispatch.choose_again()
+    assert not dispatch.has_provisioner()
+    assert "no EC2 backend" in caplog.text
+    dispatch.choose_again()
+
+
+@pytest.mark.parametrize(
+    ("provisioner", "environment", "found"),
+    [
+        ("process", "", []),
+        ("process", "production", ["provisioning.E003"]),
+        ("auto", "production", []),
+        ("docker", "", ["provisioning.E001"]),
+        ("ec2", "production", ["provisioning.E001"]),
+        ("kubernetes", "", ["provisioning.E002"]),
+    ],
+)
+def test_a_provisioner_that_cannot_be_used_is_refused_at_boot(settings, provisioner, environment, found):
+    settings.PROVISIONER, settings.MOLECULE_ENV = provisioner, environment
+    assert [message.id for message in checks.provisioner_is_usable(None)] == found
+
+
+def test_two_different_deploy_modes_are_refused(settings):
+    settings.MOLECULE_DEPLOY_MODE, settings.MOLECULE_DEPLOYMENT_MODE = "saas", "self-hosted"
+    assert [message.id for message in checks.deploy_mode_is_stated_once(None)] == ["provisioning.E004"]
+    settings.MOLECULE_DEPLOYMENT_MODE = "saas"
+    assert checks.deploy_mode_is_stated_once(None) == []
+
+
+def test_a_debounce_shorter_than_the_health_check_is_refused(settings):
+    settings.RESTART_DEBOUNCE_SECONDS, settings.HEALTH_SWEEP_SECONDS = 10, 15
+    assert [one.id for one in checks.debounce_outlasts_the_health_check(None)] == ["provisioning.E005"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "org", "wired", "is_saas"),
+    [
+        ("saas", "", False, True), (" SaaS ", "", False, True), ("self-hosted", "org", True, False),
+        ("selfhosted", "org", False, False), ("standalone", "org", False, False), ("prod", "org", True, False),
+        ("", "org", False, True), ("", "", True, True), ("", "", False, False),
+    ],
+)  # fmt: skip
+def test_the_deploy_mode_decides_the_default_tier(settings, monkeypatch, mode, org, wired, is_saas):
+    settings.MOLECULE_DEPLOY_MODE, settings.MOLECULE_ORG_ID = mode, org
+    monkeypatch.setattr(defaults, "instances_wired", wired)
+    assert defaults.is_saas() is is_saas
+    assert defaults.default_tier() == (4 if is_saas else 3)
+
+
+def test_defaults_per_runtime(settings):
+    assert [defaults.clamped_tier(tier) for tier in (0, 1, 4, 9)] == [3, 1, 4, 3]
+    assert defaults.default_model("claude-code") == "sonnet"
+    assert defaults.default_model("CLAUDE-CODE") == defaults.default_model("") == "anthropic:claude-opus-4-7"
+    assert (defaults.provision_timeout_s("hermes"), defaults.provision_timeout_s("codex")) == (1800, 600)
+    settings.PROVISION_TIMEOUT_SECONDS = 5
+    assert defaults.provision_timeout_s("hermes") == 5
+    settings.MOLECULE_DEFAULT_RUNTIME = "house-made"
+    assert {"house-made", "external", "gemini-cli"} <= defaults.known_runtimes()
+
+

@@ -1,0 +1,197 @@
+"""Real Celery workers, a real broker and real agents: what happens to a start when its worker is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import psutil
+import pytest
+from celery import Celery
+from django.conf import settings as django_settings
+from django.db import connection
+
+from config import jobs
+from provisioning import services
+from provisioning.backends.base import Compute
+from provisioning.backends.process import ProcessBackend
+from provisioning.models import ProvisionRun, RunKind, RunState
+from tests.provisioning.test_backends import eventually
+from tests.workspaces.factories import WorkspaceFactory
+from workspaces.models import Status, Workspace
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
+
+BROKER_DATABASE = 7  # of Valkey: the workers answer to this test only
+A_MINUTE_S = 60
+
+
+class Workers:
+    """Worker processes of one deployment, whose agents live in `folder`."""
+
+    def __init__(self, folder: Path, platform_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.instance_id = f"test-{uuid4().hex}"
+        self.broker = urlsplit(django_settings.REDIS_URL)._replace(path=f"/{BROKER_DATABASE}").geturl()
+        database = urlsplit(django_settings.DATABASE_URL)._replace(path=f"/{connection.settings_dict['NAME']}")
+        self.environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.provisioning.worker_settings",
+            "DATABASE_URL": database.geturl(),
+            "REDIS_URL": self.broker,
+            "DATA_DIR": str(folder),
+            "PROVISIONER": "process",
+            "PLATFORM_URL": platform_url,
+            "MOLECULE_INSTANCE_ID": self.instance_id,
+        }
+        self.running: list[subprocess.Popen[bytes]] = []
+        app = Celery(broker=self.broker)
+        app.control.purge()
+
+        def send(job: jobs.Job, ids: dict[str, Any]) -> None:
+            arguments = {key: str(value) for key, value in ids.items()}
+            app.send_task(job.value, kwargs=arguments, queue=jobs.queue_of(job))
+
+        monkeypatch.setattr(jobs, "_send", send)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """A worker with its own beat, as the stack runs them, in a process group of its own."""
+        command = f"celery -A config worker -B -s {self.folder}/beat-{len(self.running)} -Q lifecycle,teardown,sweeps"
+        habits = "-c 3 --prefetch-multiplier 1 -l info --without-gossip --without-mingle"
+        with open(self.folder / f"worker-{len(self.running)}.log", "wb") as log:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", *command.split(), *habits.split()],
+                cwd=django_settings.BASE_DIR,
+                env=self.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.running.append(worker)
+        return worker
+
+    def agents(self) -> list[Compute]:
+        root = self.folder / "workspaces"
+        return ProcessBackend(root=root, instance_id=self.instance_id, cwd=self.folder).list_managed()
+
+    def hold(self, point: str) -> None:
+        (self.folder / f"hold-{point}").touch()
+
+    def held(self) -> bool:
+        return (self.folder / "held").exists()
+
+    def let_go(self) -> None:
+        for held in self.folder.glob("hold-*"):
+            held.unlink()
+
+    def logs(self) -> str:
+        return "\n".join(log.read_text(errors="replace") for log in sorted(self.folder.glob("worker-*.log")))
+
+    def end(self) -> None:
+        for worker in self.running:
+            if worker.poll() is None:
+                os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait()
+        for agent in self.agents():
+            os.kill(int(agent.compute_id.split("-")[1]), signal.SIGKILL)
+
+
+@pytest.fixture
+def workers(
+    tmp_path: Path, live_server: Any, valkey: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Workers]:
+    from provisioning import dispatch
+
+    made = Workers(tmp_path, live_server.url, monkeypatch)
+    dispatch.wire(ProcessBackend(root=tmp_path / "workspaces", instance_id=made.instance_id, cwd=tmp_path))
+    yield made
+    made.end()
+    dispatch.choose_again()
+    print(made.logs())
+
+
+def queued() -> Workspace:
+    row = WorkspaceFactory(status=Status.PROVISIONING)
+    services.provision_async(row, kind=RunKind.CREATE)
+    return row
+
+
+def watched(workers: Workers, condition: Callable[[], bool], within_s: float) -> None:
+    """Wait for `condition`, and see all the while that there is never a second agent."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert len(workers.agents()) <= 1, "two agents for one workspace"
+        assert time.monotonic() < deadline, workers.logs()
+        time.sleep(0.1)
+
+
+def is_done(row: Workspace) -> bool:
+    state = ProvisionRun.objects.values_list("state", flat=True).get(workspace_id=row.pk, generation=1)
+    return state == RunState.SUCCEEDED and Workspace.objects.get(pk=row.pk).status == Status.ONLINE
+
+
+@pytest.mark.parametrize("point", ["before-start", "after-start"])
+def test_a_worker_killed_in_the_middle_is_made_up_for_within_a_minute(workers, point):
+    workers.hold(point)
+    worker = workers.start()
+    row = queued()
+    eventually(workers.held, within_s=40)
+    assert len(workers.agents()) == (point == "after-start")
+    before = workers.agents()
+    os.killpg(worker.pid, signal.SIGKILL)
+    killed_at = time.monotonic()
+    worker.wait()
+    assert ProvisionRun.objects.get(workspace_id=row.pk).state == RunState.RUNNING
+    workers.let_go()
+    workers.start()
+    watched(workers, lambda: is_done(row), within_s=A_MINUTE_S)
+    assert time.monotonic() - killed_at < A_MINUTE_S
+    run = ProvisionRun.objects.get(workspace_id=row.pk)
+    (agent,) = workers.agents()
+    assert (run.attempts, run.compute_id, agent.generation) == (2, agent.compute_id, 1)
+    if before:
+        assert agent == before[0]  # adopted, not started again
+
+
+def test_a_worker_child_told_to_stop_hands_its_start_to_another_at_once(workers):
+    workers.hold("before-start")
+    worker = workers.start()
+    row = queued()
+    eventually(workers.held, within_s=40)
+    owner = ProvisionRun.objects.get(workspace_id=row.pk).lease_owner or ""
+    child = psutil.Process(int(owner.split(":")[1]))
+    assert child.ppid() == worker.pid
+    workers.let_go()
+    workers.hold("after-start")  # so that the next one is seen at work
+    child.terminate()
+    eventually(lambda: ProvisionRun.objects.get(workspace_id=row.pk).lease_owner not in (None, owner), within_s=20)
+    workers.let_go()
+    watched(workers, lambda: is_done(row), within_s=20)
+    assert ProvisionRun.objects.get(workspace_id=row.pk).attempts == 1
+
+
+def test_a_restart_and_a_delete_reach_the_real_agent(workers):
+    workers.start()
+    row = queued()
+    watched(workers, lambda: is_done(row), within_s=40)
+    (first,) = workers.agents()
+    services.accept_restart(row.pk, {})
+    watched(workers, lambda: Workspace.objects.get(pk=row.pk).status == Status.ONLINE, within_s=30)
+    (second,) = workers.agents()
+    assert (first.generation, second.generation) == (1, 2)
+    services.pause(row.pk, cascade=True, dry_run=False)
+    assert workers.agents() == []
+    services.resume(row.pk, cascade=True, dry_run=False)
+    watched(workers, lambda: Workspace.objects.get(pk=row.pk).status == Status.ONLINE, within_s=30)
+    Workspace.objects.filter(pk=row.pk).update(status=Status.REMOVED, generation=9, cleanup_pending=True)
+    assert services.teardown([row.pk]) == 0
+    assert workers.agents() == []
+    assert not (workers.folder / "workspaces" / str(row.pk)).exists()
