@@ -62,6 +62,8 @@ def _accept(request: HttpRequest, target_id: UUID) -> HttpResponse | tuple[Call,
     target, row = services.receive(target_id=target_id, sender_id=sender, envelope=envelope)
     if target.delivery_mode == DeliveryMode.POLL:
         return json_response({"status": "queued", "delivery_mode": "poll", "method": envelope.get("method")})
+    if row.response_body is not None:  # a repeat of a message that was answered: the answer, not another turn
+        return json_response(row.response_body)
     try:
         return services.call_for(target), row, envelope
     except DomainError as error:

@@ -1,4 +1,4 @@
-"""`python -m stack`: up, down, test, run; and `serve`, for containers."""
+"""`python -m stack`: up, down, watch, test, run; and `serve`, for containers."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def _run(options: argparse.Namespace) -> int:
         from stack.guard import watch
 
         return watch(Path(options.data_dir))
+    if options.verb == "watch":
+        from stack.watch import watch as watch_events
+
+        return watch_events(options.data_dir)
     if options.verb == "serve":
         from stack.container import serve
 
@@ -47,16 +51,17 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m stack", description="Run Workspace Server on this machine."
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="up | down | test | run")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="up | down | watch | test | run")
     up = verbs.add_parser("up", help="start everything and stay in the foreground")
     up.add_argument("--open", action="store_true", help="ask nobody for a credential (development only)")
     down = verbs.add_parser("down", help="stop what `up` started")
+    watch = verbs.add_parser("watch", help="print the live events of a running stack")
     guard = verbs.add_parser("guard")  # started by `up`
     serve = verbs.add_parser("serve")  # the entry point of the container image
     serve.add_argument("role", choices=["api", "files", "realtime", "worker", "sweeps", "beat", "migrate"])
     for verb, port in ((up, 8080), (serve, 8000)):
         verb.add_argument("--port", type=_port, default=port)
-    for verb in (up, down, guard):
+    for verb in (up, down, watch, guard):
         verb.add_argument("--data-dir", default=".data", help="folder of everything the stack keeps")
     test = verbs.add_parser("test", help="run pytest with throw-away servers")
     run = verbs.add_parser("run", help="run a command with throw-away servers")

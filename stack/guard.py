@@ -58,7 +58,7 @@ def watch(folder: Path) -> int:
 def _take_over(folder: Path, supervisor: int) -> Lock | None:
     """The lock of the killed supervisor; None when another one has it, or this one lives after all.
 
-    The signal comes with the end of one thread of the supervisor; its files, and so the lock, go with the last."""
+    The signal comes with the end of one thread of the supervisor; its lock is free after the last one's."""
     deadline = time.monotonic() + LET_GO_S
     while (lock := Lock.take(folder, "the guard cleans up")) is None:
         if Lock.holder(folder) != supervisor or time.monotonic() > deadline:

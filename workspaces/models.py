@@ -16,6 +16,7 @@ from config.states import StateMachine
 
 EXTERNAL = "external"  # the runtime whose compute is somebody else's
 NAME_UNIQUE = "workspaces_parent_name_uniq"
+VIEWPORT_ID = UUID("00000000-0000-0000-0000-000000000001")
 
 
 class Status(models.TextChoices):
@@ -229,3 +230,91 @@ class WorkspaceConfig(models.Model):
 
     class Meta:
         db_table = "workspace_config"
+
+
+class CanvasViewport(models.Model):
+    """Where the canvas was last looking: one row for the whole deployment."""
+
+    id = models.UUIDField(primary_key=True, default=VIEWPORT_ID, editable=False)
+    x = models.FloatField(default=0)
+    y = models.FloatField(default=0)
+    zoom = models.FloatField(default=1)
+    saved_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "canvas_viewport"
+        constraints = [
+            models.CheckConstraint(name="canvas_viewport_one_row", condition=Q(id=VIEWPORT_ID)),
+            models.CheckConstraint(name="canvas_viewport_zoom", condition=Q(zoom__gt=0)),
+        ]
+
+
+class AgentStatus(models.TextChoices):
+    ACTIVE = "active"
+    REPLACED = "replaced"
+    REMOVED = "removed"
+
+
+class RemovalReason(models.TextChoices):
+    MODEL_REPLACED = "model_replaced"
+    MANUAL_REMOVAL = "manual_removal"
+
+
+class AgentQuerySet(models.QuerySet["Agent"]):
+    def active(self) -> Self:
+        return self.filter(status=AgentStatus.ACTIVE)
+
+
+class Agent(models.Model):
+    """The model assigned to a workspace. At most one is active; earlier ones stay as history."""
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="agents", db_index=False)
+    model = models.TextField()
+    status = models.TextField(choices=AgentStatus, default=AgentStatus.ACTIVE)
+    removed_at = models.DateTimeField(null=True)
+    removal_reason = models.TextField(choices=RemovalReason, null=True)
+    created_at = models.DateTimeField(db_default=Now())
+    objects = AgentQuerySet.as_manager()
+
+    class Meta:
+        db_table = "agents"
+        constraints = [
+            models.CheckConstraint(name="agents_status", condition=Q(status__in=AgentStatus.values)),
+            models.CheckConstraint(
+                name="agents_removal_reason",
+                condition=Q(removal_reason=None) | Q(removal_reason__in=RemovalReason.values),
+            ),
+            models.CheckConstraint(
+                name="agents_ended_says_when", condition=Q(status="active") | Q(removed_at__isnull=False)
+            ),
+            models.UniqueConstraint(
+                fields=["workspace"], condition=Q(status="active"), name="agents_one_active_uniq"
+            ),
+        ]
+        indexes = [models.Index("workspace", name="idx_agents_workspace_id")]
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.status})"
+
+
+class TokenUsage(models.Model):
+    """What the agent of a workspace used of its model on one UTC day."""
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    workspace = models.ForeignKey(Workspace, models.CASCADE, related_name="+", db_index=False)
+    period_start = models.DateTimeField()  # midnight UTC
+    input_tokens = models.BigIntegerField(default=0)
+    output_tokens = models.BigIntegerField(default=0)
+    call_count = models.IntegerField(default=0)
+    estimated_cost_usd = models.DecimalField(max_digits=12, decimal_places=6, default=0)
+    updated_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "workspace_token_usage"
+        constraints = [
+            # Serves the upsert and the read of one day.
+            models.UniqueConstraint(
+                fields=["workspace", "period_start"], name="workspace_token_usage_day_uniq"
+            )
+        ]

@@ -160,6 +160,13 @@ def test_a_repeated_message_id_is_one_message():
     assert ActivityLog.objects.count() == 1
 
 
+def test_a_repeat_of_an_answered_message_gets_the_answer_without_another_turn(agent):
+    target = pushed(agent)
+    answers = [say(admin(), target, messageId="m-1").json() for _ in range(2)]
+    assert answers == [agent.answer[1]] * 2
+    assert len(agent.requests) == 1
+
+
 def test_an_unknown_target_and_a_bad_body():
     assert say(admin(), WorkspaceFactory.build()).status_code == 404
     target = WorkspaceFactory()

@@ -1,4 +1,4 @@
-"""Every check of who may come in fires, and is quiet when the settings are right (the hatch: test_hatch.py)."""
+"""Every check of who may come in fires, and is quiet when the settings are right. The hatch: test_hatch.py."""
 
 from __future__ import annotations
 

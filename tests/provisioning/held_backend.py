@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from django.apps import AppConfig
 from django.conf import settings
 
-from provisioning import dispatch
 from provisioning.backends.base import ImageInfo, Started, StartSpec
 from provisioning.backends.process import ProcessBackend
 
@@ -24,18 +22,14 @@ class HeldBackend(ProcessBackend):
         return started
 
 
+def held_backend() -> HeldBackend:
+    root = Path(settings.DATA_DIR) / "workspaces"
+    return HeldBackend(root=root, instance_id=settings.INSTANCE_ID, cwd=settings.BASE_DIR)
+
+
 def _hold(point: str) -> None:
     folder = Path(settings.DATA_DIR)
     if (folder / f"hold-{point}").exists():
         (folder / "held").touch()
     while (folder / f"hold-{point}").exists():
         time.sleep(0.05)
-
-
-class HeldBackendConfig(AppConfig):
-    name = "tests.provisioning"
-    label = "held_backend"
-
-    def ready(self) -> None:
-        root = Path(settings.DATA_DIR) / "workspaces"
-        dispatch.wire(HeldBackend(root=root, instance_id=settings.INSTANCE_ID, cwd=settings.BASE_DIR))

@@ -16,6 +16,7 @@ import pytest
 
 from stack import ports, processes
 from stack.application import PROJECT
+from stack.postgres import installations
 from tests.stack.conftest import Start
 from tests.stack.running import Running, ask, eventually, plain_environment
 
@@ -171,6 +172,25 @@ def test_a_killed_supervisor_leaves_nothing_running(start_small: Start, folder: 
         assert alive == []
         child.wait(10)
     assert ports.is_free(running.port, "0.0.0.0")
+    assert left_in(folder) == set()
+
+
+def test_the_kernel_ends_the_children_of_a_killed_supervisor(start_small: Start, folder: Path) -> None:
+    """Without the guard, which is stopped here; the database even shuts down in good order."""
+    running = start_small().until_up()
+    guard = running.part("guard")
+    guard.suspend()
+    parts = [
+        running.part(name) for name in ("postgres", "valkey", "api", "files", "realtime", "worker", "nginx")
+    ]
+    running.process.kill()
+    running.process.wait()
+    eventually(lambda: not [part for part in parts if processes.runs(part)])
+    guard.kill()
+    newest = installations()[max(installations())]
+    told = subprocess.check_output([newest / "pg_controldata", folder / "postgres"], text=True)
+    assert re.search(r"Database cluster state: +shut down$", told, re.MULTILINE)
+    assert down(folder).stdout.startswith("Not running")
     assert left_in(folder) == set()
 
 

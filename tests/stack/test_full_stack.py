@@ -154,10 +154,8 @@ def test_a_stop_leaves_nothing_and_a_start_finds_everything(full: Full) -> None:
 
 
 def test_a_killed_supervisor_leaves_nothing_and_a_start_finds_everything(full: Full) -> None:
-    everything = [
-        *psutil.Process(full.running.process.pid).children(recursive=True),
-        *full.running.leftovers(),
-    ]
+    children = psutil.Process(full.running.process.pid).children(recursive=True)
+    everything = {*children, *full.running.leftovers()}
     full.running.process.kill()
     full.running.process.wait()
     eventually(lambda: not [process for process in everything if processes.runs(process)], BACK_WITHIN_S)
