@@ -13,7 +13,6 @@ import httpx
 import structlog
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse
-from django.views.decorators.csrf import csrf_exempt
 
 from a2a import services
 from a2a.envelope import normalised
@@ -21,7 +20,7 @@ from a2a.services import Call
 from access.authentication import principal_of
 from activity.models import ActivityLog
 from config.errors import BadGateway, DomainError
-from config.http import MethodNotAllowed, from_json, json_response, workspace_uuid
+from config.http import from_json, json_response, only, workspace_uuid
 from workspaces.models import DeliveryMode
 
 log = structlog.get_logger(__name__)
@@ -31,11 +30,9 @@ ANSWER_S = 1800.0
 _LIMITS = httpx.Timeout(connect=CONNECT_S, read=ANSWER_S, write=60.0, pool=CONNECT_S)
 
 
-@csrf_exempt
+@only("POST")
 async def send(request: HttpRequest, workspace_id: str) -> HttpResponse:
     """Class A2A: a workspace's token for its peers, an operator's credential for the canvas user."""
-    if request.method != "POST":
-        raise MethodNotAllowed("method not allowed")
     accepted = await sync_to_async(_accept)(request, workspace_uuid(workspace_id))
     if isinstance(accepted, HttpResponse):
         return accepted

@@ -8,7 +8,7 @@ Source: docs/reference/events.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -19,6 +19,7 @@ import redis
 import structlog
 from django.db import transaction
 from django.utils import timezone
+from redis.client import Pipeline
 
 from activity.counters import count
 from activity.models import StructureEvent
@@ -45,6 +46,10 @@ class EventType(StrEnum):
     WORKSPACE_MOVED = "WORKSPACE_MOVED"
     WORKSPACE_HEARTBEAT = "WORKSPACE_HEARTBEAT"
     TASK_UPDATED = "TASK_UPDATED"
+    AGENT_ASSIGNED = "AGENT_ASSIGNED"
+    AGENT_REPLACED = "AGENT_REPLACED"
+    AGENT_REMOVED = "AGENT_REMOVED"
+    AGENT_MOVED = "AGENT_MOVED"
     AGENT_MESSAGE = "AGENT_MESSAGE"
     A2A_RESPONSE = "A2A_RESPONSE"
     ACTIVITY_LOGGED = "ACTIVITY_LOGGED"
@@ -65,6 +70,10 @@ SEEN_BY_PEERS = frozenset(
         EventType.WORKSPACE_REMOVED,
         EventType.WORKSPACE_MOVED,
         EventType.TASK_UPDATED,
+        EventType.AGENT_ASSIGNED,
+        EventType.AGENT_REPLACED,
+        EventType.AGENT_REMOVED,
+        EventType.AGENT_MOVED,
     }
 )
 
@@ -112,12 +121,15 @@ def publish_on_commit(*frames: Frame) -> None:
     transaction.on_commit(lambda: publish(*frames), robust=True)
 
 
-def publish(*frames: Frame) -> None:
-    """Send the frames in order, in one round trip. A failure is counted, never raised: REST has what a
-    frame tells.
+def publish(*frames: Frame, also: Callable[[Pipeline], object] | None = None) -> None:
+    """Send the frames in order, in one round trip; `also` adds commands of its own to that trip.
+
+    A failure is counted, never raised: REST has what a frame tells.
     """
     try:
         pipeline = client().pipeline(transaction=False)
+        if also is not None:
+            also(pipeline)
         for frame in frames:
             pipeline.publish(CHANNEL, frame.encoded())
         pipeline.execute()

@@ -231,19 +231,27 @@ def read_as(method: str | None) -> str:
     return "GET" if method == "HEAD" else method or ""
 
 
-def only(*methods: str) -> Callable[[Callable[..., HttpResponseBase]], Callable[..., HttpResponseBase]]:
-    """Marks a plain view of the API: these methods, no CSRF (no cookie of the API identifies anybody by
-    itself).
+def only(*methods: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Marks a plain view of the API, synchronous or not: these methods, and no CSRF token.
+
+    No cookie of the API identifies anybody by itself. The view's `methods` are what the URL table says of it.
     """
 
-    def decorate(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    def check(request: HttpRequest) -> None:
+        if read_as(request.method) not in methods:
+            raise MethodNotAllowed("method not allowed", headers={"Allow": ", ".join(methods)})
+
+    def decorate(view: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(view)
-        def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            if read_as(request.method) not in methods:
-                raise MethodNotAllowed("method not allowed", headers={"Allow": ", ".join(methods)})
+        def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            check(request)
             return view(request, *args, **kwargs)
 
-        return csrf_exempt(checked)
+        if iscoroutinefunction(view):
+            markcoroutinefunction(checked)
+        marked = csrf_exempt(checked)
+        marked.methods = methods
+        return marked  # type: ignore[no-any-return]
 
     return decorate
 

@@ -47,9 +47,9 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[Frame]:
     seen: list[Frame] = []
     real = events.publish
 
-    def spy(*frames: Frame) -> None:
+    def spy(*frames: Frame, **more: Any) -> None:
         seen.extend(frames)
-        real(*frames)
+        real(*frames, **more)
 
     monkeypatch.setattr(events, "publish", spy)
     return seen

@@ -12,13 +12,14 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from activity import events
 from activity.models import ActivityLog, StructureEvent
 from tests.clients import Api, agent_of, anonymous
 from tests.conftest import at_once
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.cache import alive_key
 from workspaces.models import EXTERNAL, Status, Workspace
-from workspaces.services import heartbeats, remove_workspace
+from workspaces.services import remove_workspace
 
 pytestmark = pytest.mark.django_db
 FULL = {"error_rate": 0, "active_tasks": 0, "current_task": "", "uptime_seconds": 60}
@@ -28,7 +29,7 @@ def beat(api: Api, row: Workspace, **body: Any) -> Any:
     return api.post("/registry/heartbeat", {"workspace_id": str(row.pk), **body})
 
 
-def events() -> list[str]:
+def recorded() -> list[str]:
     return list(StructureEvent.objects.order_by("seq").values_list("event_type", flat=True))
 
 
@@ -88,7 +89,7 @@ def test_a_living_agent_brings_its_workspace_online(status, published):
     beat(agent_of(row.pk, generation=1), row, **FULL)
     row.refresh_from_db()
     assert (row.status, row.last_sample_error) == (Status.ONLINE, None)
-    assert events() == ["WORKSPACE_ONLINE"]
+    assert recorded() == ["WORKSPACE_ONLINE"]
     recovered = {} if status == Status.OFFLINE else {"recovered_from": status}
     assert StructureEvent.objects.get().payload == recovered
 
@@ -99,7 +100,7 @@ def test_the_old_process_of_a_restarting_workspace_changes_no_status(status):
     assert beat(agent_of(row.pk, generation=1), row, **FULL).status_code == 200
     row.refresh_from_db()
     assert row.status == status
-    assert events() == []
+    assert recorded() == []
 
 
 @pytest.mark.parametrize("status", [Status.PAUSED, Status.HIBERNATING, Status.HIBERNATED])
@@ -109,7 +110,7 @@ def test_a_parked_workspace_only_shows_that_something_called(status):
     row.refresh_from_db()
     assert (row.status, row.active_tasks, row.current_task) == (status, 0, "")
     assert row.last_heartbeat_at is not None
-    assert events() == []
+    assert recorded() == []
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_error_rates_and_a_wedge_decide_between_online_and_degraded(before, body
     beat(agent_of(row.pk), row, **body)
     row.refresh_from_db()
     assert row.status == after
-    assert len(events()) == (0 if before == after else 1)
+    assert len(recorded()) == (0 if before == after else 1)
 
 
 def test_a_declared_capability_is_remembered_between_beats(valkey):
@@ -232,7 +233,7 @@ def test_the_idle_clock_starts_with_the_last_task():
 
 
 def test_without_valkey_a_beat_still_counts(monkeypatch):
-    monkeypatch.setattr(heartbeats, "client", lambda: redis.Redis(port=1, socket_connect_timeout=0.2))
+    monkeypatch.setattr(events, "client", lambda: redis.Redis(port=1, socket_connect_timeout=0.2))
     row = WorkspaceFactory(status=Status.OFFLINE)
     assert beat(agent_of(row.pk), row, **FULL).status_code == 200
     row.refresh_from_db()

@@ -1,4 +1,4 @@
-"""Verbs over rows of the tree: create, change, move, remove. Source: docs/reference/workspaces.md."""
+"""Verbs over rows of the tree: create, change, move. Source: docs/reference/workspaces.md."""
 
 from __future__ import annotations
 
@@ -8,22 +8,20 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
-from django.db import IntegrityError, connection, transaction
-from django.db.models import F
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, connection, transaction
 from django.db.models.functions import Now
 
 from access.models import TokenKind
-from access.services import mint_token, revoke_tokens, store_secrets
+from access.services import mint_token, store_secrets
 from access.url_policy import check_url
 from activity.events import EventType, record
-from config.errors import BadRequest, Conflict, Forbidden, Gone, NotFound
+from config.errors import BadRequest, Conflict, Forbidden, Gone, Internal, NotFound, failing_as
 from config.locks import lock_in_transaction
-from workspaces.cache import forget, remember_url
+from workspaces.cache import remember_url
 from workspaces.defaults import default_tier, is_saas
 from workspaces.models import (
     EXTERNAL,
     NAME_UNIQUE,
-    STATES,
     Access,
     CanvasLayout,
     DeliveryMode,
@@ -33,6 +31,8 @@ from workspaces.models import (
 )
 from workspaces.providers import provider_of
 from workspaces.selectors import position, subtree
+from workspaces.services.moves import NOTHING, count_moves
+from workspaces.services.presence import lock_live_ones
 from workspaces.slugs import numbered
 
 log = structlog.get_logger(__name__)
@@ -81,25 +81,60 @@ def create_workspace(wanted: NewWorkspace) -> Created:
     """Insert a workspace with its layout, secrets and events, or nothing.
 
     A taken name is varied (`name (2)`); raises Conflict when twenty are taken, BadRequest for a missing
-    parent or a
-    forbidden url. Managed compute is started by the caller, once this has committed.
+    parent or a forbidden url, Internal naming what could not be stored. Managed compute is started by the
+    caller, once this has committed.
     """
+    _check_parent(wanted.parent_id)
     if wanted.is_external and wanted.url:
         check_url(wanted.url, is_saas=is_saas())
-    with transaction.atomic():
-        if wanted.parent_id and not Workspace.objects.live().filter(pk=wanted.parent_id).exists():
-            raise BadRequest("parent workspace not found")
+    with failing_as("failed to create workspace"), transaction.atomic():
+        if wanted.parent_id and not lock_live_ones(wanted.parent_id):
+            raise _no_parent()  # removed since the check; from here on a delete waits for this child
         row = _insert_with_free_name(_row(wanted))
+        count_moves([NOTHING], row.status, "create")
         if (wanted.x, wanted.y) != (0.0, 0.0):
             CanvasLayout.objects.create(workspace=row, x=wanted.x, y=wanted.y)
-        store_secrets(workspace_id=row.pk, values={**wanted.secrets, **model_secrets(wanted.model)})
-        token = ""
-        if row.status == Status.AWAITING_AGENT:
-            token = mint_token(workspace_id=row.pk, kind=TokenKind.INSTANCE, generation=row.generation)
+        _keep_secrets(row.pk, {**wanted.secrets, **model_secrets(wanted.model)})
+        token = _first_token(row) if row.status == Status.AWAITING_AGENT else ""
         _announce_creation(row, wanted)
     if row.url:
         remember_url(row.pk, row.url)
     return Created(row, token)
+
+
+def _check_parent(parent_id: UUID | None) -> None:
+    if parent_id and not Workspace.objects.live().filter(pk=parent_id).exists():
+        raise _no_parent()
+
+
+def _no_parent() -> BadRequest:
+    return BadRequest("parent workspace not found")
+
+
+def _keep_secrets(workspace_id: UUID, values: Mapping[str, str]) -> None:
+    """Store the secrets one by one, so that the answer names the one that failed. Raises Internal."""
+    for key, value in values.items():
+        with failing_as(f"failed to save secret: {key}"):
+            try:
+                store_secrets(workspace_id=workspace_id, values={key: value})
+            except DatabaseError:
+                raise
+            except Exception as error:  # whatever keeps the cipher from working: no workspace without its secrets
+                log.exception("secret.not_sealed", workspace_id=str(workspace_id), key=key)
+                raise Internal(f"failed to encrypt secret: {key}") from error
+
+
+def _first_token(row: Workspace) -> str:
+    """The token of an external agent; empty when it cannot be minted, since rotating can still give one."""
+    try:
+        with transaction.atomic():
+            return mint_token(workspace_id=row.pk, kind=TokenKind.INSTANCE, generation=row.generation)
+    except (OperationalError, InterfaceError):
+        raise
+    except DatabaseError:
+        hint = f"POST /workspaces/{row.pk}/external/rotate mints a token"
+        log.exception("external.token_not_minted", workspace_id=str(row.pk), hint=hint)
+        return ""
 
 
 def _row(wanted: NewWorkspace) -> Workspace:
@@ -130,6 +165,7 @@ def _row(wanted: NewWorkspace) -> Workspace:
 
 
 def _insert_with_free_name(row: Workspace) -> Workspace:
+    # class1-gate: idempotent-by-design
     wanted = row.name
     for number in range(1, NAME_TRIES + 1):
         row.name = numbered(wanted, number)
@@ -204,7 +240,7 @@ def update_workspace(
             code="WORKSPACE_INFRASTRUCTURE_AUTH_REQUIRED",
             fields=guarded,
         )
-    with transaction.atomic():
+    with failing_as("update failed"), transaction.atomic():
         layout = {key: changes[key] for key in ("x", "y", "collapsed") if key in changes}
         columns = {key: value for key, value in changes.items() if key not in {"x", "y", "collapsed"}}
         if "parent_id" in columns:
@@ -267,10 +303,7 @@ def _write(workspace_id: UUID, changed: Mapping[str, Any]) -> None:
 
 
 def _check_new_parent(workspace_id: UUID, parent_id: UUID | None) -> None:
-    if parent_id is None:
-        return
-    if not Workspace.objects.live().filter(pk=parent_id).exists():
-        raise BadRequest("parent workspace not found")
+    _check_parent(parent_id)
     if parent_id in subtree(workspace_id):
         raise Conflict("parent_id would create a cycle", code="WORKSPACE_PARENT_CYCLE")
 
@@ -287,82 +320,3 @@ def _place(workspace_id: UUID, layout: Mapping[str, Any]) -> None:
     values = {"x": None, "y": None, "collapsed": None, **layout, "id": workspace_id}
     with connection.cursor() as cursor:
         cursor.execute(_PLACE, values)
-
-
-@dataclass(frozen=True)
-class Removal:
-    """The rows a delete took, parents before children; `cascade` excludes the target."""
-
-    ids: list[UUID]
-
-    @property
-    def cascade(self) -> int:
-        return len(self.ids) - 1
-
-
-def remove_workspace(*, workspace_id: UUID, confirmed: bool) -> Removal:
-    """Mark the whole subtree removed, revoke its tokens and announce it, in one transaction.
-
-    The rows go first: a late heartbeat, register or restart then finds nothing to revive. Stopping compute
-    is owed
-    (`cleanup_pending`) until the teardown confirms it. Raises NotFound, or Conflict naming the children
-    when a parent
-    is deleted without confirmation. A removed id answers with the members that still owe a stop.
-    """
-    with transaction.atomic():
-        lock_in_transaction(TREE_LOCK)
-        target = Workspace.objects.select_for_update().filter(pk=workspace_id).first()
-        if target is None:
-            raise NotFound("workspace not found")
-        if target.status == Status.REMOVED:
-            return Removal([workspace_id])
-        ids = subtree(workspace_id)
-        if len(ids) > 1 and not confirmed:
-            raise _unconfirmed(workspace_id)
-        list(Workspace.objects.select_for_update().filter(pk__in=ids).order_by("pk").values_list("pk"))
-        gone = STATES.move(
-            Workspace.objects.filter(pk__in=ids),
-            Status.REMOVED,
-            generation=F("generation") + 1,
-            cleanup_pending=True,
-            updated_at=Now(),
-        )
-        taken = {row.pk for row in gone}
-        ids = [one for one in ids if one in taken]
-        CanvasLayout.objects.filter(pk__in=ids).delete()
-        for one in ids:
-            revoke_tokens(workspace_id=one)
-        for one in reversed(ids):
-            payload = {"cascade_deleted": len(ids) - 1} if one == workspace_id else {}
-            record(EventType.WORKSPACE_REMOVED, one, payload)
-        transaction.on_commit(lambda: forget(*ids), robust=True)
-    return Removal(ids)
-
-
-def _unconfirmed(workspace_id: UUID) -> Conflict:
-    children = list(
-        Workspace.objects.live()
-        .filter(parent_id=workspace_id)
-        .order_by("created_at", "pk")
-        .values("id", "name")
-    )
-    text = f"workspace has {len(children)} child workspace(s); repeat with ?confirm=true to delete them too"
-    return Conflict(
-        text, status="confirmation_required", message=text, children=children, children_count=len(children)
-    )
-
-
-_OWING = """
-WITH RECURSIVE tree(id, depth) AS (
-    SELECT id, 0 FROM workspaces WHERE id = %s
-    UNION SELECT child.id, tree.depth + 1 FROM workspaces child JOIN tree ON child.parent_id = tree.id
-    WHERE child.status = 'removed' AND tree.depth < 64)
-SELECT w.id FROM workspaces w JOIN tree USING (id) WHERE w.status = 'removed' AND w.cleanup_pending
-"""
-
-
-def owing_stop(workspace_id: UUID) -> list[UUID]:
-    """The removed members of a subtree whose compute has not been confirmed gone."""
-    with connection.cursor() as cursor:
-        cursor.execute(_OWING, [workspace_id])
-        return [row[0] for row in cursor.fetchall()]

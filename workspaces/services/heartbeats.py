@@ -19,9 +19,11 @@ import redis
 import structlog
 from django.db import connection, transaction
 from django.utils import timezone
+from redis.client import Pipeline
 
 from access.ciphers import CannotUnseal, unseal_text
-from activity.events import CHANNEL, EventType, Frame, record
+from activity import events
+from activity.events import EventType, Frame, record
 from activity.redaction import storable
 from config.errors import BadRequest, Conflict
 from config.valkey import client
@@ -293,26 +295,21 @@ def _status_event(registrant: Registrant, beat: Beat, target: Status) -> tuple[E
 
 
 def _publish(registrant: Registrant, beat: Beat, stored: Stored) -> None:
-    """One pipelined trip: liveness key, declared capabilities, live frames. Without Valkey the beat still
-    counts.
-    """
+    """One pipelined trip: liveness key, declared capabilities, live frames."""
     now = timezone.now()
     pulse = {"active_tasks": stored.active_tasks, "uptime_seconds": stored.uptime_seconds}
     frames = [Frame(EventType.WORKSPACE_HEARTBEAT, registrant.workspace_id, now, pulse)]
     if stored.task != stored.task_before:
         changed = {"current_task": stored.task, "active_tasks": stored.active_tasks}
         frames.insert(0, Frame(EventType.TASK_UPDATED, registrant.workspace_id, now, changed))
-    try:
-        pipeline = client().pipeline(transaction=False)
+
+    def remember(pipeline: Pipeline) -> None:
         pipeline.set(alive_key(registrant.workspace_id), "online", ex=ALIVE_S)
         if beat.metadata is not None:
             kept = {key: beat.metadata.get(key) for key in ("capabilities", "idle_timeout_seconds")}
             pipeline.set(f"ws:{registrant.workspace_id}:runtime", orjson.dumps(kept), ex=RUNTIME_KEY_S)
-        for frame in frames:
-            pipeline.publish(CHANNEL, frame.encoded())
-        pipeline.execute()
-    except redis.RedisError as error:
-        log.warning("heartbeat.not_published", workspace_id=str(registrant.workspace_id), error=str(error))
+
+    events.publish(*frames, also=remember)
 
 
 def _answer(registrant: Registrant) -> dict[str, Any]:

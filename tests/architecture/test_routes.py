@@ -1,0 +1,96 @@
+"""Closed unless opened: every route of the URL table, tried without a credential and with a broken body."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from tests.architecture.routes import Route, routes
+from tests.clients import agent_of
+from tests.conftest import ADMIN_TOKEN
+from tests.workspaces.factories import WorkspaceFactory
+
+pytestmark = pytest.mark.django_db
+
+ROUTES = routes()
+# Open on purpose, each with its reason.
+PUBLIC = {
+    "GET /health": "a load balancer has no credential",
+    "GET /health/ready": "likewise",
+    "GET /buildinfo": "says nothing but the revision",
+    "GET /metrics": "judged by address, token or operator (activity/health.py); the test client is loopback",
+    "GET /workspaces/:id": "stripped of what only operators should read",
+    "GET /workspaces/:id/state": "its 404s come before the credential: a polling agent learns of a delete",
+    "POST /registry/register": "judges the bearer together with the row (workspaces/services/registrant.py)",
+    "POST /registry/heartbeat": "likewise",
+    "POST /registry/update-card": "likewise",
+    "POST /registry/check-access": "answers yes or no about two ids",
+    "GET /canvas/viewport": "a position on a canvas",
+    "GET /registry/discover/:target_id": "a missing caller header is a 400 before the credential",
+}
+# Open to every credential that is one.
+ANY_PRINCIPAL = {"PUT /canvas/viewport": "the position on the canvas is cosmetic"}
+FORGED = {
+    "HTTP_ORIGIN": "http://testserver",
+    "HTTP_REFERER": "http://testserver/",
+    "HTTP_COOKIE": "session=x",
+}
+BROKEN = [b"{", b"\xff\xfe", b"[1]", b'"text"', b"null", b'{"\\u0000": "\\u0000"}', b'{"name": {"a": [1]}}']
+
+
+def call(route: Route, body: bytes = b"", workspace_id: Any = None, **headers: str) -> Any:
+    client = Client(raise_request_exception=False)
+    return client.generic(
+        route.method, route.url(workspace_id), body, content_type="application/json", **headers
+    )
+
+
+def closed() -> list[Route]:
+    return [route for route in ROUTES if str(route) not in PUBLIC]
+
+
+def test_the_url_table_is_read():
+    assert len(ROUTES) > 25
+
+
+def test_no_exemption_is_stale():
+    assert (set(PUBLIC) | set(ANY_PRINCIPAL)) - {str(route) for route in ROUTES} == set()
+
+
+@pytest.mark.parametrize("route", closed(), ids=str)
+@pytest.mark.parametrize("posture", ["", "development"])
+def test_a_route_is_closed_without_a_credential(route: Route, posture: str, settings: Any):
+    settings.MOLECULE_ENV = posture
+    for token in (ADMIN_TOKEN, ""):
+        settings.ADMIN_TOKEN = token
+        answer = call(route, workspace_id=WorkspaceFactory().pk, **FORGED)
+        assert answer.status_code == 401, answer.content
+        assert answer.json()["error"]
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("route", closed(), ids=str)
+def test_junk_and_foreign_credentials_open_nothing(route: Route):
+    target, other = WorkspaceFactory(), WorkspaceFactory()
+    junk = call(route, workspace_id=target.pk, HTTP_AUTHORIZATION="Bearer junk")
+    assert junk.status_code == 401
+    if str(route) in ANY_PRINCIPAL:
+        return
+    foreign = agent_of(other.pk)._client.defaults["HTTP_AUTHORIZATION"]
+    assert call(route, workspace_id=target.pk, HTTP_AUTHORIZATION=foreign).status_code in {401, 403, 400}
+
+
+@pytest.mark.parametrize("route", [one for one in ROUTES if one.method in {"POST", "PUT", "PATCH"}], ids=str)
+def test_a_broken_body_is_never_a_server_error(route: Route):
+    for body in BROKEN:
+        target = WorkspaceFactory()
+        answer = call(route, body, target.pk, HTTP_AUTHORIZATION=f"Bearer {ADMIN_TOKEN}")
+        assert answer.status_code < 500 or answer.status_code == 501 or answer.status_code == 503, (
+            body,
+            answer.content,
+        )
+        assert "detail" not in answer.json()
+        if answer.status_code >= 400:
+            assert isinstance(answer.json()["error"], str)
