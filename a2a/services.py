@@ -13,10 +13,9 @@ from django.db import transaction
 from a2a.envelope import message_id, text_of
 from access.credentials import Kind, Principal
 from access.url_policy import vetted_address
-from activity.events import EventType, Frame, publish_on_commit
+from activity.events import EventType, broadcast
 from activity.models import ActivityLog
-from activity.redaction import storable
-from activity.services import INBOX_TYPE, announcement, log_activity
+from activity.services import INBOX_TYPE, complete_activity, log_activity
 from config.errors import BadGateway, BadRequest, DomainError, Forbidden, NotFound, Unauthorized, Unavailable
 from workspaces.defaults import is_saas
 from workspaces.models import DeliveryMode, UrlSource, Workspace
@@ -106,22 +105,20 @@ def complete(*, row: ActivityLog, answer: Any, error: DomainError | None, durati
     """Put the outcome into the row written at receipt, and tell the canvases. An earlier answer is never
     overwritten.
     """
-    changes: dict[str, Any] = {"duration_ms": max(1, duration_ms)}
-    if error is None:
-        changes.update(status="ok", response_body=storable(answer), error_detail=None)
-    else:
-        changes.update(status="error", error_detail=error.text)
-    waiting = ActivityLog.objects.filter(pk=row.pk, response_body__isnull=True).exclude(status="ok")
-    if not waiting.update(**changes):
+    changed = complete_activity(
+        row_id=row.pk,
+        status="ok" if error is None else "error",
+        response_body=answer if error is None else None,
+        error_detail=error.text if error is not None else None,
+        duration_ms=max(1, duration_ms),
+        announce=True,
+    )
+    if changed is None or error is not None or changed.source_id is not None:
         return
-    row.refresh_from_db()
-    frames = [Frame(EventType.ACTIVITY_LOGGED, row.workspace_id, row.created_at, announcement(row))]
-    if error is None and row.source_id is None:
-        payload = {
-            "response_body": answer,
-            "method": row.method,
-            "duration_ms": row.duration_ms,
-            "message_id": row.message_id,
-        }
-        frames.append(Frame(EventType.A2A_RESPONSE, row.workspace_id, row.created_at, payload))
-    publish_on_commit(*frames)
+    payload = {
+        "response_body": answer,
+        "method": changed.method,
+        "duration_ms": changed.duration_ms,
+        "message_id": changed.message_id,
+    }
+    broadcast(EventType.A2A_RESPONSE, changed.workspace_id, payload, timestamp=changed.created_at)

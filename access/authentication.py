@@ -10,16 +10,28 @@ from access.client_address import UNKNOWN
 from access.credentials import Principal, check_claimed_caller, resolve
 
 
+def resolved(request: HttpRequest) -> Principal:
+    """The caller, whatever it claims to be. Raises Unavailable."""
+    known: Principal | None = getattr(request, "principal", None)
+    if known is None:
+        known = resolve(
+            request.META.get("HTTP_AUTHORIZATION"), address_of(request), request.META.get("HTTP_COOKIE")
+        )
+        request.principal = known  # type: ignore[attr-defined]
+    return known
+
+
 def principal_of(request: HttpRequest | Request) -> Principal:
     """The caller of `request`. Raises Unavailable, or Forbidden for a false `X-Workspace-ID`."""
     plain = request._request if isinstance(request, Request) else request
-    known: Principal | None = getattr(plain, "principal", None)
-    if known is None:
-        address = getattr(plain, "client_address", UNKNOWN)
-        known = resolve(plain.META.get("HTTP_AUTHORIZATION"), address)
-        plain.principal = known  # type: ignore[attr-defined]
-        check_claimed_caller(known, plain.META.get("HTTP_X_WORKSPACE_ID"))
+    known = resolved(plain)
+    check_claimed_caller(known, plain.META.get("HTTP_X_WORKSPACE_ID"))
     return known
+
+
+def address_of(request: HttpRequest) -> str:
+    """The client's address, as `ClientAddress` found it."""
+    return str(getattr(request, "client_address", UNKNOWN))
 
 
 class CredentialAuthentication(BaseAuthentication):

@@ -24,7 +24,7 @@ def client_address(peer: str | None, forwarded_for: str | None) -> str:
     """
     address = (peer or "").strip() or UNKNOWN
     hops = [hop.strip() for hop in (forwarded_for or "").split(",") if hop.strip()]
-    while hops and _is_trusted(address):
+    while hops and is_trusted_proxy(address):
         address = hops.pop()
     return address if _parsed(address) else UNKNOWN
 
@@ -35,7 +35,8 @@ def is_local(address: str) -> bool:
     return parsed is not None and any(parsed in network for network in _LOCAL)
 
 
-def _is_trusted(address: str) -> bool:
+def is_trusted_proxy(address: str) -> bool:
+    """Whether what this peer says about the request in front of it is believed."""
     parsed = _parsed(address)
     return parsed is not None and any(parsed in network for network in settings.TRUSTED_PROXIES)
 

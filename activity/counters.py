@@ -16,8 +16,13 @@ ON CONFLICT (name, labels) DO UPDATE SET value = metric_counters.value + EXCLUDE
 
 def count(name: str, amount: int = 1, /, **labels: str) -> None:
     """Add `amount` to one series. Inside a transaction it counts only if that commits."""
+    add(name, label_text(labels), amount)
+
+
+def add(name: str, labels: str, amount: int) -> None:
+    """The same for a series whose label text is known."""
     with connection.cursor() as cursor:
-        cursor.execute(_ADD, [name, label_text(labels), amount])
+        cursor.execute(_ADD, [name, labels, amount])
 
 
 def label_text(labels: dict[str, str]) -> str:

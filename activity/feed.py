@@ -15,6 +15,7 @@ import orjson
 from django.db import connection
 from django.utils.dateparse import parse_datetime
 
+from activity.attachments import mentioned
 from activity.models import ActivityLog
 from activity.services import INBOX_TYPE
 from config.errors import BadRequest, Gone
@@ -32,7 +33,7 @@ _NO_RESULT_COPIES = (
 _COLUMNS = """
 a.id, a.seq, a.workspace_id, a.activity_type, a.source_id, a.target_id, a.method, a.summary, a.duration_ms,
 a.status, a.error_detail, a.created_at, a.request_body, a.response_body, a.tool_trace,
-peer.name AS peer_name, peer.role AS peer_role
+peer.name AS peer_name, peer.role AS peer_role, peer.agent_card IS NOT NULL AS peer_has_card
 """
 
 _RECENT = f"""
@@ -65,6 +66,8 @@ class Query:
 
     limit: int = DEFAULT_LIMIT
     since_id: str | None = None
+    shows_attachments: bool = False
+    platform_url: str = ""  # where the reader finds this server: links in rows begin with it
     conditions: list[str] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
 
@@ -78,7 +81,11 @@ class Query:
 
 def parse_query(params: Mapping[str, str], *, now: datetime) -> Query:
     """The query string of `GET /workspaces/:id/activity`. Raises BadRequest with the text clients show."""
-    query = Query(limit=_limit(params.get("limit")), since_id=params.get("since_id") or None)
+    query = Query(
+        limit=limit_of(params.get("limit"), default=DEFAULT_LIMIT, most=MAX_LIMIT),
+        since_id=params.get("since_id") or None,
+        shows_attachments="peer_info" in (params.get("include") or "").split(","),
+    )
     if kind := params.get("type"):
         query.add("a.activity_type = %(type)s", type=kind.replace("\x00", ""))
     match params.get("source") or None:
@@ -97,7 +104,7 @@ def parse_query(params: Mapping[str, str], *, now: datetime) -> Query:
             "(a.source_id = %(peer)s OR a.target_id = %(peer)s)", peer=_uuid(peer, "peer_id must be a UUID")
         )
     if before := params.get("before_ts"):
-        query.add("a.created_at < %(before)s", before=_moment(before))
+        query.add("a.created_at < %(before)s", before=moment_of(before, "before_ts"))
     if before_id := params.get("before_id"):
         query.add(
             "a.seq < (SELECT seq FROM activity_logs"
@@ -129,7 +136,7 @@ def read_feed(workspace_id: UUID, query: Query, *, acknowledges: bool) -> list[d
         raise _lost("since_id")
     if not found and "before_id" in query.values:
         _check_known(query.values["before_id"], workspace_id)
-    return [_rendered(row) for row in found if row["id"] is not None]
+    return [_rendered(row, query) for row in found if row["id"] is not None]
 
 
 def _check_known(before_id: UUID, workspace_id: UUID) -> None:
@@ -138,9 +145,10 @@ def _check_known(before_id: UUID, workspace_id: UUID) -> None:
         raise _lost("before_id")
 
 
-def _rendered(row: dict[str, Any]) -> dict[str, Any]:
-    peer_name, peer_role = row.pop("peer_name"), row.pop("peer_role")
-    bodies = {key: row.pop(key) for key in ("request_body", "response_body", "tool_trace")}
+def _rendered(row: dict[str, Any], query: Query) -> dict[str, Any]:
+    peer_name, peer_role, has_card = (row.pop(f"peer_{key}") for key in ("name", "role", "has_card"))
+    stored = {key: row.pop(key) for key in ("request_body", "response_body", "tool_trace")}
+    bodies = {key: orjson.loads(body) for key, body in stored.items() if body is not None}
     row["created_at"] = rfc3339(row["created_at"])
     if row["activity_type"] == INBOX_TYPE:
         source = "peer_agent" if row["source_id"] else "canvas_user"
@@ -148,18 +156,24 @@ def _rendered(row: dict[str, Any]) -> dict[str, Any]:
         row["data"] = {
             "source": source,
             "source_id": row["source_id"],
-            "text": _text(bodies["request_body"]) or row["summary"] or "",
+            "text": _text(bodies.get("request_body")) or row["summary"] or "",
             "peer_name": peer_name,
             "peer_role": peer_role,
-            "agent_card_url": None,
+            "agent_card_url": _card_url(query.platform_url, row["source_id"]) if has_card else None,
         }
-    row.update({key: orjson.loads(body) for key, body in bodies.items() if body is not None})
+    row.update(bodies)
+    if query.shows_attachments and (files := mentioned(row["method"], bodies.get("request_body"))):
+        row["attachments"] = files
     return row
 
 
-def _text(request_body: str | None) -> str:
+def _card_url(platform_url: str, workspace_id: UUID) -> str:
+    """Where the peer's agent card is read: on this server, never at an address of the agent."""
+    return f"{platform_url}/workspaces/{workspace_id}/.well-known/agent-card.json"
+
+
+def _text(body: Any) -> str:
     """The text parts of a stored A2A message, joined; empty when it holds none."""
-    body: Any = orjson.loads(request_body) if request_body else {}
     try:
         parts = body["params"]["message"]["parts"]
         return "".join(part["text"] for part in parts if part.get("kind", part.get("type")) == "text")
@@ -167,8 +181,9 @@ def _text(request_body: str | None) -> str:
         return ""
 
 
-def _limit(given: str | None) -> int:
-    return _natural(given or "", MAX_LIMIT) or DEFAULT_LIMIT
+def limit_of(given: str | None, *, default: int, most: int) -> int:
+    """The number of rows asked for, at most `most`; `default` for anything that is no positive number."""
+    return _natural(given or "", most) or default
 
 
 def _seconds(given: str) -> int:
@@ -186,13 +201,14 @@ def _natural(given: str, most: int) -> int:
     return most if len(digits) > len(str(most)) else min(int(digits or "0"), most)
 
 
-def _moment(given: str) -> datetime:
+def moment_of(given: str, name: str) -> datetime:
+    """Raises BadRequest."""
     try:
         moment = parse_datetime(given.replace(" ", "+"))  # an unescaped `+00:00` arrives as a space
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise BadRequest("before_ts must be an RFC3339 timestamp, for example 2026-01-31T12:00:00.000000Z")
+        raise BadRequest(f"{name} must be an RFC3339 timestamp, for example 2026-01-31T12:00:00.000000Z")
     return moment
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hmac
+from typing import Any
 
 import redis
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
@@ -16,10 +18,12 @@ from access.authentication import principal_of
 from access.client_address import is_local
 from access.credentials import bearers
 from activity import metrics as exposition
-from activity.supervision import subsystems
+from activity.supervision import overdue, subsystems
 from config.errors import NotFound
 from config.http import json_response, only
 from config.valkey import client
+
+SERVING_SINCE = timezone.now()  # workers that start together with this process get their time
 
 
 @only("GET")
@@ -30,12 +34,21 @@ def alive(request: HttpRequest) -> HttpResponse:
 
 @only("GET")
 def ready(request: HttpRequest) -> HttpResponse:
-    """`GET /health/ready`, Public: 200 when the database and Valkey answer, else 503 that names which does
-    not.
+    """`GET /health/ready`, Public: 200 when the database and Valkey answer and work is being consumed, else
+    503 that names what is not.
     """
-    found = {"database": _database(), "redis": _valkey()}
+    found: dict[str, Any] = {"database": _database(), "redis": _valkey()}
     is_ok = set(found.values()) == {"ok"}
+    if is_ok and (late := _late()):
+        is_ok = False
+        found |= late
     return json_response({"status": "ok" if is_ok else "error", **found}, status=200 if is_ok else 503)
+
+
+def _late() -> dict[str, list[str]]:
+    """`jobs` that do not tick and `queues` that are not drained, each only when there are some."""
+    jobs, queues = overdue(timezone.now(), since=SERVING_SINCE)
+    return {name: found for name, found in (("jobs", jobs), ("queues", queues)) if found}
 
 
 def _database() -> str:

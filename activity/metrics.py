@@ -14,7 +14,7 @@ import redis
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 
 from access.credentials import hatch_is_open
-from activity.http_metrics import SOCKETS_KEY
+from activity.hub import SOCKETS_KEY
 from activity.models import BackgroundJob, MetricCounter
 from config.valkey import client
 
@@ -32,10 +32,38 @@ class Family:
 COUNTERS = [
     Family("molecule_http_requests_total", "counter", "HTTP requests by method, route pattern and status."),
     Family("molecule_http_request_duration_seconds_total", "counter", "Seconds spent answering, in sum."),
+    Family("molecule_rate_limited_total", "counter", "Requests refused by a rate limit, by limit."),
+    Family("molecule_auth_failures_total", "counter", "401 answers by what the caller had presented."),
+    Family(
+        "molecule_rate_limit_backend_errors_total",
+        "counter",
+        "Requests let through because the counters of the rate limits could not be asked.",
+        ("",),
+    ),
     Family("molecule_job_runs_total", "counter", "Ticks of background jobs by outcome."),
+    Family("molecule_events_published_total", "counter", "Frames that were published, by event."),
     Family("molecule_event_publish_failures_total", "counter", "Frames that could not be published.", ("",)),
     Family(
-        "molecule_ws_clients_dropped_total", "counter", "Sockets closed because they read too slowly.", ("",)
+        "molecule_ws_clients_dropped_total",
+        "counter",
+        "Sockets and streams closed because they read too slowly.",
+        ("",),
+    ),
+    Family("molecule_activity_pruned_total", "counter", "Rows of feeds deleted by age.", ("",)),
+    Family(
+        "molecule_agent_message_persist_failures_total",
+        "counter",
+        "Agents' messages to the user that could not be stored.",
+        ("",),
+    ),
+    Family(
+        "molecule_phantom_busy_resets_total", "counter", "Silent workspaces no longer shown as busy.", ("",)
+    ),
+    Family(
+        "molecule_pending_uploads_swept_total",
+        "counter",
+        "Staged uploads removed by the sweeper, and its failed cycles.",
+        ('outcome="acked"', 'outcome="error"', 'outcome="expired"'),
     ),
     Family("molecule_workspace_transitions_total", "counter", "Status changes by from, to and trigger."),
     Family(

@@ -7,8 +7,10 @@ from __future__ import annotations
 from typing import Self
 from uuid import uuid4
 
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models import F, Func, Q, Value
+from django.db.models.fields.json import KT
 from django.db.models.functions import Now
 
 
@@ -86,6 +88,14 @@ class ActivityLog(models.Model):
                 condition=Q(idempotency_key__isnull=False),
                 name="activity_logs_idempotency_uniq",
             ),
+            # One result per delegation and kind of row: the delegator's line, and its copy in the inbox.
+            models.UniqueConstraint(
+                F("workspace"),
+                KT("request_body__delegation_id"),
+                F("activity_type"),
+                condition=Q(method="delegate_result"),
+                name="activity_logs_result_uniq",
+            ),
         ]
         indexes = [
             models.Index("workspace", "seq", name="activity_logs_feed"),
@@ -107,6 +117,15 @@ class ActivityLog(models.Model):
             models.Index(
                 "workspace", "seq", name="activity_logs_inbox", condition=Q(activity_type="a2a_receive")
             ),
+            GinIndex(
+                fields=["tool_trace"], name="activity_logs_tool_trace", condition=Q(tool_trace__isnull=False)
+            ),
+            models.Index(
+                F("workspace"),
+                KT("request_body__delegation_id"),
+                name="activity_logs_delegation",
+                condition=Q(method__in=["delegate", "delegate_result"]),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -127,9 +146,13 @@ class InboxDeliveryState(models.Model):
 
 
 class BackgroundJob(models.Model):
-    """The last ticks of one background job, written by whichever process ran it."""
+    """The last ticks of one background job, loop or queue, written by whichever process ran it.
+
+    A long run ticks while it lasts; `last_started_at` alone decides whose turn the next run is.
+    """
 
     name = models.TextField(primary_key=True)
+    last_tick_at = models.DateTimeField(null=True)
     last_started_at = models.DateTimeField(null=True)
     last_success_at = models.DateTimeField(null=True)
     last_error = models.TextField(null=True)

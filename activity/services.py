@@ -10,19 +10,26 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
+import structlog
+from django.db import DatabaseError, IntegrityError, InterfaceError, connection, transaction
+from django.db.models import JSONField, Q, Value
 
 from activity.events import EventType, Frame, broadcast, publish_on_commit
 from activity.models import ActivityLog
 from activity.redaction import scrubbed, storable
-from config.http import rfc3339, to_json
+from activity.tally import tally
+from config.errors import Conflict, datastore_unavailable
+from config.http import rfc3339
 from config.locks import lock_in_transaction
+from config.states import update_returning
+
+log = structlog.get_logger(__name__)
 
 SUMMARY_CHARS = 2000
 ERROR_CHARS = 8192
-FRAME_BODY_BYTES = 64 * 1024
 INBOX_TYPE = "a2a_receive"
 NOTIFY_METHOD = "notify"
+PREVIEW_CHARS = 80
 
 _NEXT_PLACE = """
 SELECT greatest(clock_timestamp(), (SELECT created_at FROM activity_logs
@@ -56,15 +63,21 @@ def log_activity(
     status: str = "ok",
     error_detail: str | None = None,
     message_id: str | None = None,
+    idempotency_key: str | None = None,
 ) -> ActivityLog:
     """Append one line to a workspace's feed; `announce` also publishes ACTIVITY_LOGGED on commit.
 
     The only code that inserts activity. It takes the feed's lock, so it must be the last write of the
-    caller's
-    transaction: readers then never see a row before an earlier one. Texts are cut, never refused.
+    caller's transaction: readers then never see a row before an earlier one. Texts are cut, never refused.
+    A known `message_id` or `idempotency_key` gives the stored row, and nothing is written or announced.
+    Raises Conflict for a second result of one delegation.
     """
     created_at, seq = _next_place(workspace_id)
-    row = ActivityLog.objects.create(
+    message_id, idempotency_key = storable(message_id) or None, storable(idempotency_key) or None
+    known = _known(workspace_id, message_id, idempotency_key)
+    if known is not None:
+        return known
+    row = ActivityLog(
         seq=seq,
         workspace_id=workspace_id,
         activity_type=activity_type,
@@ -79,11 +92,79 @@ def log_activity(
         status=(storable(status) or "ok")[:32],
         error_detail=(storable(error_detail) or "")[:ERROR_CHARS] or None,
         message_id=message_id,
+        idempotency_key=idempotency_key,
         created_at=created_at,
     )
+    _insert(row)
     if announce:
-        publish_on_commit(Frame(EventType.ACTIVITY_LOGGED, workspace_id, created_at, announcement(row)))
+        announce_activity(row)
     return row
+
+
+def _known(workspace_id: UUID, message_id: str | None, idempotency_key: str | None) -> ActivityLog | None:
+    """Asked under the feed's lock, hence no race with another insert."""
+    if message_id is None and idempotency_key is None:
+        return None
+    same = Q(message_id=message_id) if message_id else Q(idempotency_key=idempotency_key)
+    return ActivityLog.objects.filter(same, workspace_id=workspace_id).first()
+
+
+def _insert(row: ActivityLog) -> None:
+    if row.method != "delegate_result":
+        row.save(force_insert=True)
+        return
+    try:
+        with transaction.atomic():
+            row.save(force_insert=True)
+    except IntegrityError as error:
+        if "activity_logs_result_uniq" not in str(error):
+            raise
+        raise Conflict("the result of this delegation is already logged") from None
+
+
+def complete_activity(
+    *,
+    row_id: UUID,
+    status: str,
+    announce: bool,
+    response_body: Any = None,
+    tool_trace: Any = None,
+    duration_ms: int | None = None,
+    summary: str | None = None,
+    error_detail: str | None = None,
+) -> ActivityLog | None:
+    """Put the outcome into a row that was written at receipt; its place in the feed stays.
+
+    Never overwrites a value with nothing, an answer with another, or an `ok` with a late error: then None.
+    """
+    rows = ActivityLog.objects.filter(pk=row_id, response_body__isnull=True)
+    if status != "ok":
+        rows = rows.exclude(status="ok")
+    given: dict[str, Any] = {
+        "duration_ms": duration_ms,
+        "summary": (storable(summary) or "")[:SUMMARY_CHARS] or None,
+        "error_detail": (storable(error_detail) or "")[:ERROR_CHARS] or None,
+        "response_body": _json(response_body),
+        "tool_trace": _json(tool_trace),
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    if status == "ok":
+        changes["error_detail"] = None  # what went wrong before did not last
+    changed = update_returning(rows, status=storable(status)[:32], **changes)
+    if not changed:
+        return None
+    if announce:
+        announce_activity(changed[0])
+    return changed[0]
+
+
+def _json(body: Any) -> Any:
+    return None if body is None else Value(storable(body), JSONField())
+
+
+def announce_activity(row: ActivityLog) -> None:
+    """Publish ACTIVITY_LOGGED for the row on commit, under the row's own time."""
+    publish_on_commit(Frame(EventType.ACTIVITY_LOGGED, row.workspace_id, row.created_at, announcement(row)))
 
 
 def _next_place(workspace_id: UUID) -> tuple[datetime, int]:
@@ -98,7 +179,7 @@ def _next_place(workspace_id: UUID) -> tuple[datetime, int]:
 
 
 def announcement(row: ActivityLog) -> dict[str, Any]:
-    """The payload of ACTIVITY_LOGGED; bodies larger than 64 KiB are replaced by their size."""
+    """The payload of ACTIVITY_LOGGED."""
     payload: dict[str, Any] = {
         "id": str(row.pk),
         "seq": row.seq,
@@ -114,15 +195,10 @@ def announcement(row: ActivityLog) -> dict[str, Any]:
     for key in ("tool_trace", "request_body", "response_body"):
         body = getattr(row, key)
         if body is not None:
-            payload[key] = _capped(body)
+            payload[key] = body
     if row.error_detail:
         payload["error_detail"] = scrubbed(row.error_detail)
     return payload
-
-
-def _capped(body: Any) -> Any:
-    size = len(to_json(body))
-    return body if size <= FRAME_BODY_BYTES else {"truncated": True, "bytes": size}
 
 
 def acknowledge(*, workspace_id: UUID, seq: int) -> int:
@@ -133,22 +209,41 @@ def acknowledge(*, workspace_id: UUID, seq: int) -> int:
     return int(acked)
 
 
-@transaction.atomic
 def message_user(
     *, workspace_id: UUID, name: str, message: str, attachments: Sequence[Mapping[str, Any]] = ()
 ) -> ActivityLog:
-    """An agent's message to the person at the canvas: the row first, the bubble once it is stored."""
+    """An agent's message to the person at the canvas: the row first, the bubble once it is stored.
+
+    One failed insert is tried again. Raises Unavailable: nothing was shown, so the agent may repeat it.
+    """
+    for is_last in (False, True):
+        try:
+            return _store_message(workspace_id, name, message, attachments)
+        except (DatabaseError, InterfaceError) as error:
+            log.warning("message.not_stored", workspace_id=str(workspace_id), error=str(error))
+            if is_last:
+                tally.add("molecule_agent_message_persist_failures_total")
+                raise datastore_unavailable() from None
+    raise AssertionError("unreachable")
+
+
+@transaction.atomic
+def _store_message(
+    workspace_id: UUID, name: str, message: str, attachments: Sequence[Mapping[str, Any]]
+) -> ActivityLog:
     payload: dict[str, Any] = {"message": message, "workspace_id": str(workspace_id), "name": name}
     response: dict[str, Any] = {"result": message}
     if attachments:
         payload["attachments"] = [dict(one) for one in attachments]
         response["parts"] = [{"kind": "file", "file": dict(one)} for one in attachments]
-    broadcast(EventType.AGENT_MESSAGE, workspace_id, storable(payload))
-    return log_activity(
+    preview = message[:PREVIEW_CHARS] + ("…" if len(message) > PREVIEW_CHARS else "")
+    row = log_activity(
         workspace_id=workspace_id,
         activity_type=INBOX_TYPE,
         method=NOTIFY_METHOD,
-        summary=message[:200],
+        summary=f"Agent message: {preview}",
         response_body=response,
         announce=False,
     )
+    broadcast(EventType.AGENT_MESSAGE, workspace_id, payload)
+    return row

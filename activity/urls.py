@@ -5,7 +5,8 @@ from django.urls import path
 from access.permissions import AdminAccess, WorkspaceAccess, WorkspaceOwn
 from activity import health
 from activity.consumers import CanvasSocket
-from activity.views import ActivityViewSet, EventViewSet, read
+from activity.streams import stream
+from activity.views import ActivityViewSet, EventViewSet, SearchViewSet, read
 from config.http import per_method
 
 urlpatterns = [
@@ -24,6 +25,11 @@ urlpatterns = [
         "workspaces/<workspace_id>/notify",
         ActivityViewSet.as_view({"post": "notify"}, permission_classes=[WorkspaceAccess]),
     ),
+    path(
+        "workspaces/<workspace_id>/session-search",
+        SearchViewSet.as_view({"get": "list"}, permission_classes=[WorkspaceAccess]),
+    ),
+    path("workspaces/<workspace_id>/events/stream", stream),
     path("events", EventViewSet.as_view({"get": "list"}, permission_classes=[AdminAccess])),
     path("events/<workspace_id>", EventViewSet.as_view({"get": "list"}, permission_classes=[AdminAccess])),
     path("health", health.alive),

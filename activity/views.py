@@ -16,18 +16,20 @@ from rest_framework.viewsets import ViewSet
 
 from access.authentication import principal_of
 from access.credentials import Kind
-from access.permissions import require_workspace
-from activity import services
-from activity.feed import parse_query, read_feed
+from access.permissions import path_workspace, require_workspace
+from activity import search, services
+from activity.attachments import checked_attachments
+from activity.feed import limit_of, moment_of, parse_query, read_feed
 from activity.models import StructureEvent
 from activity.serializers import AckInput, ActivityInput, NotifyInput
 from config.errors import BadRequest, Forbidden
 from config.http import json_response, only, parsed, workspace_uuid
+from workspaces.connection import platform_url
 from workspaces.views import WorkspaceViewSet
 
 log = structlog.get_logger(__name__)
 
-EVENTS_LIMIT = 100
+EVENTS_LIMIT, MAX_EVENTS = 100, 500
 
 
 @only("GET")
@@ -37,6 +39,7 @@ def read(request: HttpRequest, workspace_id: str) -> HttpResponse:
     principal = principal_of(request)
     require_workspace(principal, one)
     query = parse_query(request.GET.dict(), now=timezone.now())
+    query.platform_url = platform_url(request)
     is_inbox = request.GET.get("type") == services.INBOX_TYPE
     rows = read_feed(one, query, acknowledges=is_inbox and principal.kind == Kind.WORKSPACE)
     return json_response(rows)
@@ -74,7 +77,7 @@ class ActivityViewSet(WorkspaceViewSet):
 
     def notify(self, request: Request, **kwargs: Any) -> Response:
         given = parsed(NotifyInput, request)
-        attachments = [_attachment(index, one) for index, one in enumerate(given.get("attachments") or [])]
+        attachments = checked_attachments(given.get("attachments") or [])
         services.message_user(
             workspace_id=self.workspace.pk,
             name=self.workspace.name,
@@ -93,21 +96,27 @@ def _target(given: str | None) -> UUID | None:
         raise BadRequest("target_id must be a UUID") from None
 
 
-def _attachment(index: int, given: Any) -> dict[str, Any]:
-    named = isinstance(given, dict) and all(
-        isinstance(given.get(key), str) and given[key] for key in ("uri", "name")
-    )
-    if not named:
-        raise BadRequest(f"attachment[{index}]: uri and name are required")
-    return {key: given[key] for key in ("uri", "name", "mimeType", "size") if given.get(key) is not None}
+class SearchViewSet(ViewSet):
+    """`/workspaces/:id/session-search`."""
+
+    def list(self, request: Request, **kwargs: Any) -> Response:
+        given = request.query_params
+        limit = limit_of(given.get("limit"), default=search.DEFAULT_LIMIT, most=search.MAX_LIMIT)
+        return Response(search.search(path_workspace(self), given.get("q", "").strip(), limit=limit))
 
 
 class EventViewSet(ViewSet):
     """`/events`: the recorded events, newest first."""
 
     def list(self, request: Request, workspace_id: str | None = None) -> Response:
+        given = request.query_params
         rows = StructureEvent.objects.order_by("-created_at", "-seq")
         if workspace_id is not None:
             rows = rows.filter(workspace_id=workspace_uuid(workspace_id))
+        if kind := given.get("type"):
+            rows = rows.filter(event_type=kind.replace("\x00", ""))
+        if before := given.get("before"):
+            rows = rows.filter(created_at__lt=moment_of(before, "before"))
+        limit = limit_of(given.get("limit"), default=EVENTS_LIMIT, most=MAX_EVENTS)
         keys = ("id", "event_type", "workspace_id", "payload", "created_at")
-        return Response(list(rows.values(*keys)[:EVENTS_LIMIT]))
+        return Response(list(rows.values(*keys)[:limit]))

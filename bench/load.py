@@ -12,9 +12,11 @@ import multiprocessing
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
+import orjson
 import uvloop
 
 from bench.sockets import Socket
@@ -25,7 +27,9 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 MAX_REQUESTS = 500_000  # of one load
+MAX_FRAMES = 2_000_000
 WARM_UP_S = 1.0
+FRAMES_WITHIN_S = 2.0  # after the last request
 ANSWER_WITHIN_S = 30.0  # what is outstanding then counts as unanswered
 
 
@@ -59,7 +63,7 @@ class Pace:
     port: int
     calls: Sequence[Call]
     pools: dict[str, int]
-    sockets: Sequence[bytes] = field(default_factory=tuple)
+    sockets: Sequence[bytes] = ()
 
 
 def hammer(plan: Hammer) -> Load:
@@ -149,18 +153,18 @@ async def _open_loop(plan: Pace) -> Load:
         for _ in range(size):
             free[name].put_nowait(Connection(plan.address, plan.port))
     frames: list[tuple[float, bytes]] = []
-    sockets = [
-        await Socket.open(plan.address, plan.port, request, lambda *frame: frames.append(frame))
-        for request in plan.sockets
-    ]
+
+    def hear(moment: float, text: bytes) -> None:
+        if len(frames) < MAX_FRAMES:
+            frames.append((moment, text))
+
+    sockets = [await Socket.open(plan.address, plan.port, request, hear) for request in plan.sockets]
     before, start = time.process_time(), time.perf_counter()
 
     async def call_at(call: Call) -> None:
         connection = await free[call.pool].get()
         answer = await connection.ask(call.request)
-        load.samples[call.label].add(
-            time.perf_counter() - start - call.at_s, answer.status, len(answer.body)
-        )
+        load.samples[call.label].add(time.perf_counter() - start - call.at_s, answer.status, len(answer.body))
         free[call.pool].put_nowait(connection)
 
     async def schedule() -> None:
@@ -174,10 +178,15 @@ async def _open_loop(plan: Pace) -> Load:
 
     await schedule()
     load.busy_share = (time.process_time() - before) / (time.perf_counter() - start)
-    load.frames = len(frames)
-    load.unanswered += sum(not socket.is_open for socket in sockets)
+    if sockets:
+        await asyncio.sleep(FRAMES_WITHIN_S)
+    load.lost_sockets = sum(not socket.is_open for socket in sockets)
     for socket in sockets:
         socket.close()
+    for moment, text in frames:
+        frame = orjson.loads(text)
+        told = datetime.fromisoformat(frame["timestamp"]).timestamp()
+        load.frames.setdefault(frame["event"], Samples()).add(moment - told, 200, len(text))
     return load
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import cast
 
 HANDSHAKE_S = 10.0
 _TEXT, _CLOSE, _PING = 0x1, 0x8, 0x9
@@ -61,9 +62,9 @@ class Socket(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._request)
+
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(self._request)
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self._admitted.done():

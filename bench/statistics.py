@@ -32,13 +32,17 @@ class Samples:
 
 @dataclass
 class Load:
-    """One run of a generator: samples per label, its wall time, and how much of that its process was busy."""
+    """One run of a generator: samples per label, its wall time, and how much of that its process was busy.
+
+    `frames` are what its sockets heard, per event: milliseconds from the frame's own timestamp to its
+    arrival, on the one clock of this machine."""
 
     samples: dict[str, Samples]
     seconds: float
     busy_share: float = 0.0
     unanswered: int = 0
-    frames: int = 0
+    frames: dict[str, Samples] = field(default_factory=dict)
+    lost_sockets: int = 0
 
 
 def percentile(values: Sequence[float], share: float) -> float:

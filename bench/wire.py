@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._body_at = 0
         self._length: int | None = None
+        self._is_last = False
 
     async def ask(self, request: bytes) -> Answer:
         """The answer, or one with the status CLOSED; never raises for the network."""
@@ -76,8 +77,8 @@ class Connection(asyncio.Protocol):
             self._transport = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
@@ -91,14 +92,19 @@ class Connection(asyncio.Protocol):
             if end < 0:
                 return
             self._body_at = end + len(_HEAD_END)
-            self._length = _declared_length(bytes(buffer[:end]))
+            head = bytes(buffer[:end]).lower()
+            self._length = _declared_length(head)
+            self._is_last = b"\r\nconnection: close" in head
         at = self._body_at
         if self._length is not None:
             body = bytes(buffer[at : at + self._length]) if len(buffer) - at >= self._length else None
         else:
             body = unchunked(buffer, at)
         if body is not None:
-            self._finish(Answer(int(buffer[9:12]), body))
+            answer = Answer(int(buffer[9:12]), body)
+            if self._is_last:
+                self.close()
+            self._finish(answer)
 
     def _finish(self, answer: Answer) -> None:
         self._buffer.clear()
@@ -108,19 +114,18 @@ class Connection(asyncio.Protocol):
 
 
 def _declared_length(head: bytes) -> int | None:
-    """Bytes of the body; None when it comes in chunks."""
-    status, lower = int(head[9:12]), head.lower()
-    if status in {204, 304}:
+    """Bytes of the body that follows `head` (lower case); None when it comes in chunks."""
+    if head[9:12] in {b"204", b"304"}:
         return 0
-    start = lower.find(b"\r\ncontent-length:")
+    start = head.find(b"\r\ncontent-length:")
     if start < 0:
-        return None if b"\r\ntransfer-encoding: chunked" in lower else 0
-    return int(lower[start + 17 :].split(b"\r\n", 1)[0])
+        return None if b"\r\ntransfer-encoding: chunked" in head else 0
+    return int(head[start + 17 :].split(b"\r\n", 1)[0])
 
 
 def unchunked(buffer: bytearray, at: int) -> bytes | None:
     """The body of the chunks that begin at `at`; None while the last one is missing."""
-    parts = []
+    parts: list[bytes] = []
     while True:
         end = buffer.find(b"\r\n", at)
         if end < 0:

@@ -48,9 +48,11 @@ class Environment:
         self._declare(Variable(name, "text", default, help, secret))
         return cast(str, self._env.str(name, default=default)).strip()
 
-    def words(self, name: str, *, default: Sequence[str] = (), help: str) -> list[str]:
+    def words(
+        self, name: str, *, default: Sequence[str] = (), help: str, secret: bool = False
+    ) -> list[str]:
         """A comma list; entries are trimmed, empty ones dropped."""
-        self._declare(Variable(name, "comma list", ",".join(default), help))
+        self._declare(Variable(name, "comma list", ",".join(default), help, secret))
         given = cast(str, self._env.str(name, default=""))
         return [word.strip() for word in given.split(",") if word.strip()] or list(default)
 
@@ -74,21 +76,27 @@ class Environment:
         self._declare(Variable(name, "integer >= 0", str(default), help))
         return self._number(name, default, minimum=0)
 
+    def integer(self, name: str, *, default: int, help: str) -> int:
+        """Any integer: for a bound that 0 and less switch off."""
+        self._declare(Variable(name, "integer", str(default), help))
+        return self._number(name, default, minimum=None)
+
     def networks(self, name: str, *, help: str) -> list[Network]:
         """A comma list of CIDRs. Raises ValueError for one that is none: trusting the wrong proxy is worse
         than no boot.
         """
         return [ipaddress.ip_network(word, strict=False) for word in self.words(name, help=help)]
 
-    def _number(self, name: str, default: int, *, minimum: int) -> int:
+    def _number(self, name: str, default: int, *, minimum: int | None) -> int:
         given = cast(str, self._env.str(name, default="")).strip()
         if not given:
             return default
         try:
             number = int(given)
         except ValueError:
-            number = minimum - 1
-        if number < minimum:
+            log.warning("%s=%r is not an integer; using %d", name, given, default)
+            return default
+        if minimum is not None and number < minimum:
             log.warning("%s=%r is not an integer of at least %d; using %d", name, given, minimum, default)
             return default
         return number

@@ -7,7 +7,14 @@ included.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
+
+import structlog
+from django.db import DatabaseError, InterfaceError, OperationalError
+
+log = structlog.get_logger(__name__)
 
 
 class DomainError(Exception):
@@ -73,6 +80,12 @@ class Internal(DomainError):
     status = 500
 
 
+class NotImplementedHere(DomainError):
+    """This deployment has nothing that could answer; clients show that instead of an error."""
+
+    status = 501
+
+
 class BadGateway(DomainError):
     status = 502
 
@@ -86,3 +99,18 @@ class Unavailable(DomainError):
 def datastore_unavailable() -> Unavailable:
     """The one answer when the database cannot be asked; the canvas matches on `code`."""
     return Unavailable("platform datastore unavailable — retry shortly", code="platform_unavailable")
+
+
+@contextmanager
+def failing_as(text: str) -> Iterator[None]:
+    """Answer a database error inside the block with 500 and `text`; its own words go to the log.
+
+    A database that cannot be reached stays a 503: the request may be repeated as it is.
+    """
+    try:
+        yield
+    except (OperationalError, InterfaceError):
+        raise
+    except DatabaseError as error:
+        log.exception("request.failed", answered=text)
+        raise Internal(text) from error

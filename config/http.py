@@ -1,4 +1,4 @@
-"""The HTTP wire format: JSON in, compact JSON out, one error shape, headers and limits of every response.
+"""The HTTP wire format: JSON in, compact JSON out, one error shape. Limits: limits.py.
 
 Source: docs/reference/http.md.
 """
@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import wraps
-from io import BytesIO
 from typing import Any
 from uuid import UUID
 
@@ -31,12 +30,12 @@ from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from config.errors import BadRequest, DomainError, TooLarge, Unauthorized, datastore_unavailable
+from config.errors import BadRequest, DomainError, Unauthorized, datastore_unavailable
 
 log = structlog.get_logger(__name__)
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
-_CONSOLE_PREFIXES = ("/console/", "/static/")
+CONSOLE_PREFIXES = ("/console/", "/static/")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_NESTING = 200  # deeper JSON is an attack on whoever walks it
@@ -250,8 +249,8 @@ def only(*methods: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         if iscoroutinefunction(view):
             markcoroutinefunction(checked)
         marked = csrf_exempt(checked)
-        marked.methods = methods
-        return marked  # type: ignore[no-any-return]
+        marked.methods = methods  # type: ignore[attr-defined]
+        return marked
 
     return decorate
 
@@ -263,6 +262,7 @@ def per_method(**views: Callable[..., HttpResponseBase]) -> Callable[..., HttpRe
     def dispatched(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         return views[read_as(request.method)](request, *args, **kwargs)
 
+    dispatched.views = views  # type: ignore[attr-defined]
     return dispatched
 
 
@@ -286,36 +286,11 @@ def server_error(request: HttpRequest) -> HttpResponse:
 # -----------------------------------------------------------------------------------------------------
 
 
-class SecurityHeaders(MiddlewareMixin):
-    """The security headers of every response; one that a view set itself stays."""
-
-    HEADERS = {
-        "X-Content-Type-Options": "nosniff",
-        "X-Frame-Options": "DENY",
-        "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
-        "Referrer-Policy": "strict-origin-when-cross-origin",
-        "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
-        "Content-Security-Policy": "default-src 'self'",
-    }
-    # The operators' pages are rendered with inline styles and scripts by the admin theme.
-    CONSOLE_POLICY = (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-        "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:"
-    )
-
-    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        if request.path_info.startswith("/console/"):
-            response.headers.setdefault("Content-Security-Policy", self.CONSOLE_POLICY)
-        for name, value in self.HEADERS.items():
-            response.headers.setdefault(name, value)
-        return response
-
-
 class ErrorBodies(MiddlewareMixin):
     """Errors that leave a plain Django view keep the product's shape."""
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if request.path_info.startswith(_CONSOLE_PREFIXES):
+        if request.path_info.startswith(CONSOLE_PREFIXES):
             return None
         known = as_domain_error(error)
         if known is None:
@@ -324,48 +299,12 @@ class ErrorBodies(MiddlewareMixin):
         return error_response(known)
 
 
-class LimitBody(MiddlewareMixin):
-    """Refuses a body that is larger than its route allows: before it is read, or, without a declared
-    length, while it is.
-    """
-
-    def process_request(self, request: HttpRequest) -> HttpResponse | None:
-        declared = request.META.get("CONTENT_LENGTH") or ""
-        limit = body_limit(request.path_info)
-        if not declared and "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
-            size = _take_chunked_body(request, limit)
-        elif not declared or declared.isdecimal():
-            size = int(declared[:20] or 0)
-        else:
-            return error_response(BadRequest("invalid request body"))
-        return None if size <= limit else error_response(TooLarge("request body too large"))
-
-
-def _take_chunked_body(request: HttpRequest, limit: int) -> int:
-    """Read a body of unknown length, at most a byte more than `limit`, and declare the length that was read:
-    Django and the REST framework take a request without one for empty.
-    """
-    source = getattr(request, "environ", {}).get("wsgi.input") or request._stream  # type: ignore[attr-defined]
-    body = source.read(limit + 1)
-    request._stream = BytesIO(body)  # type: ignore[attr-defined]
-    request.META["CONTENT_LENGTH"] = str(len(body))
-    return len(body)
-
-
-def body_limit(path: str) -> int:
-    """Bytes the body of a request to `path` may have."""
-    return A2A_BODY_BYTES if path.rstrip("/").endswith("/a2a") else settings.MAX_JSON_BODY_BYTES
-
-
-A2A_BODY_BYTES = 16 * 1024 * 1024
-
-
 class OptionalTrailingSlash(MiddlewareMixin):
     """`/workspaces/` is `/workspaces`: a redirect would drop the body of a POST."""
 
     def process_request(self, request: HttpRequest) -> None:
         path = request.path_info
-        if len(path) > 1 and path.endswith("/") and not path.startswith(_CONSOLE_PREFIXES):
+        if len(path) > 1 and path.endswith("/") and not path.startswith(CONSOLE_PREFIXES):
             request.path_info = path.rstrip("/") or "/"
             request.path = request.path_info
 
@@ -388,14 +327,14 @@ class ConsoleOnly:
             self._view_hooks.insert(0, self._console)
 
     def __call__(self, request: HttpRequest) -> Any:
-        is_page = request.path_info.startswith(_CONSOLE_PREFIXES)
+        is_page = request.path_info.startswith(CONSOLE_PREFIXES)
         return self._console(request) if is_page else self._api(request)
 
     def process_view(
         self, request: HttpRequest, view: Any, args: Any, kwargs: Any
     ) -> HttpResponseBase | None:
         """Passes on to the wrapped middleware: CSRF protection is a view hook."""
-        if not request.path_info.startswith(_CONSOLE_PREFIXES):
+        if not request.path_info.startswith(CONSOLE_PREFIXES):
             return None
         for middleware in self._view_hooks:
             hook = getattr(middleware, "process_view", None)

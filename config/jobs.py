@@ -7,6 +7,8 @@ by name and never import a task.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -28,6 +30,15 @@ class Job(StrEnum):
     PARKED_COMPUTE = "parked-compute"
     WORKSPACE_CLEANUP = "workspace-cleanup"
     LIFECYCLE_REQUEUE = "lifecycle-requeue"
+    ACTIVITY_RETENTION = "activity-retention"
+
+    QUEUE_PROBE = "queue-probe"
+
+
+class Loop(StrEnum):
+    """What runs all the time inside a process; on `/admin/liveness` beside the jobs."""
+
+    BROADCASTER = "broadcaster"
 
 
 QUEUES: dict[Job, str] = {
@@ -36,8 +47,12 @@ QUEUES: dict[Job, str] = {
     Job.TEARDOWN: "teardown",
 }
 
-# Job -> the setting (or constant) that holds its interval in seconds.
-INTERVALS: dict[Job, str | int] = {
+SWEEPS = "sweeps"
+PROBE_S = 60
+LOOP_TICK_S = 10
+
+# Sweep -> its interval in seconds: the name of a setting, a constant, or what computes it.
+INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.LIVENESS_BACKSTOP: "LIVENESS_BACKSTOP_SECONDS",
     Job.HEALTH_SWEEP: "HEALTH_SWEEP_SECONDS",
     Job.PROVISION_TIMEOUT_SWEEP: "PROVISION_TIMEOUT_SWEEP_SECONDS",
@@ -45,17 +60,31 @@ INTERVALS: dict[Job, str | int] = {
     Job.WORKSPACE_CLEANUP: 60,
     # Four passes a minute: a start whose worker died is taken over well within the minute.
     Job.LIFECYCLE_REQUEUE: 15,
+    Job.ACTIVITY_RETENTION: lambda: int(settings.ACTIVITY_CLEANUP_INTERVAL_HOURS) * 3600,
 }
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def interval_s(job: Job) -> int:
     """Seconds between two ticks of a sweep."""
     interval = INTERVALS[job]
+    if callable(interval):
+        return interval()
     return interval if isinstance(interval, int) else int(getattr(settings, interval))
 
 
 def queue_of(job: Job) -> str:
-    return QUEUES.get(job, "sweeps")
+    return QUEUES.get(job, SWEEPS)
+
+
+def queues() -> list[str]:
+    """Every queue that some job is put into."""
+    return sorted({*QUEUES.values(), SWEEPS})
+
+
+def probe_name(queue: str) -> str:
+    """What a queue is called on `/admin/liveness`: it lives while its probes come through."""
+    return f"queue:{queue}"
 
 
 def enqueue(job: Job, **ids: Any) -> None:
@@ -72,14 +101,22 @@ def _send(job: Job, ids: dict[str, Any]) -> None:
 
 
 def beat_schedule() -> dict[str, dict[str, Any]]:
-    """The static schedule of Celery beat. A tick expires with its interval: a stopped worker meets no
-    backlog.
+    """The static schedule of Celery beat: every sweep, and a probe through every queue.
+
+    All are due when beat starts: a job of every six hours must not wait for six hours of uptime. A tick
+    expires with its interval: a stopped worker meets no backlog.
     """
+    schedule = {job.value: _entry(job, interval_s(job), queue_of(job)) for job in INTERVALS}
+    for queue in queues():
+        probe = _entry(Job.QUEUE_PROBE, PROBE_S, queue)
+        schedule[f"{Job.QUEUE_PROBE}:{queue}"] = {**probe, "kwargs": {"queue": queue}}
+    return schedule
+
+
+def _entry(job: Job, interval: int, queue: str) -> dict[str, Any]:
     return {
-        job.value: {
-            "task": job.value,
-            "schedule": float(interval_s(job)),
-            "options": {"queue": queue_of(job), "expires": interval_s(job)},
-        }
-        for job in INTERVALS
+        "task": job.value,
+        "schedule": float(interval),
+        "last_run_at": _LONG_AGO,
+        "options": {"queue": queue, "expires": interval},
     }

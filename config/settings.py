@@ -47,8 +47,20 @@ MOLECULE_DEV_OPEN: bool = env.flag(
 WS_ANONYMOUS_CANVAS: bool = env.flag(
     "WS_ANONYMOUS_CANVAS", help="admit a canvas socket without a credential, from an allowed origin"
 )
+MOLECULE_ENABLE_TEST_TOKENS: bool = env.flag(
+    "MOLECULE_ENABLE_TEST_TOKENS", help="GET /admin/workspaces/:id/test-token mints, in production too"
+)
 MOLECULE_ORG_ID: str = env.text("MOLECULE_ORG_ID", help="the tenant this deployment serves; marks it as SaaS")
-CP_UPSTREAM_URL: str = env.text("CP_UPSTREAM_URL", help="control plane that confirms sessions")
+MOLECULE_ORG_SLUG: str = env.text(
+    "MOLECULE_ORG_SLUG", help="the tenant's name at the control plane; sessions need it"
+)
+CP_UPSTREAM_URL: str = env.text(
+    "CP_UPSTREAM_URL", help="control plane that confirms sessions; /cp/* is passed on to it"
+).rstrip("/")
+CANVAS_PROXY_URL: str = env.text(
+    "CANVAS_PROXY_URL",
+    help="canvas served behind this server's address; its browser requests are known by it",
+).rstrip("/")
 CORS_ORIGINS: list[str] = env.words(
     "CORS_ORIGINS",
     default=["http://localhost:3000", "http://localhost:3001"],
@@ -60,9 +72,23 @@ TRUSTED_PROXIES = env.networks(
 MAX_JSON_BODY_BYTES: int = env.positive_int(
     "MAX_JSON_BODY_BYTES", default=1_048_576, help="bytes of a JSON body unless a route says otherwise"
 )
+RATE_LIMIT: int = env.positive_int(
+    "RATE_LIMIT", default=600, help="requests per caller and 60 s, all processes together"
+)
+AUTH_FAIL_LIMIT: int = env.positive_int(
+    "AUTH_FAIL_LIMIT", default=60, help="401 answers per client address and 60 s"
+)
+ORG_TOKEN_MINT_CEILING: int = env.integer(
+    "ORG_TOKEN_MINT_CEILING", default=100, help="live org tokens per org; 0 or less: no ceiling"
+)
 SECRETS_ENCRYPTION_KEY: str = env.text(
     "SECRETS_ENCRYPTION_KEY",
     help="key of the secrets at rest: base64 of 32 bytes, or exactly 32 characters",
+    secret=True,
+)
+SECRETS_ENCRYPTION_KEYS: list[str] = env.words(
+    "SECRETS_ENCRYPTION_KEYS",
+    help="later keys as `2:<base64>,3:<base64>`; the highest seals, all read (`manage.py reencrypt_secrets`)",
     secret=True,
 )
 METRICS_TOKEN: str = env.text(
@@ -84,6 +110,21 @@ REMOTE_LIVENESS_STALE_AFTER: int = env.positive_int(
     "REMOTE_LIVENESS_STALE_AFTER",
     default=180,
     help="seconds without a heartbeat until an external agent counts as away",
+)
+
+# --- What happened (docs/reference/activity.md)
+# -------------------------------------------------------------------
+ACTIVITY_RETENTION_DAYS: int = env.positive_int(
+    "ACTIVITY_RETENTION_DAYS", default=90, help="days a row of a feed is kept; an unread message longer"
+)
+ACTIVITY_HARD_RETENTION_DAYS: int = env.positive_int(
+    "ACTIVITY_HARD_RETENTION_DAYS", default=365, help="days an unread message is kept, at least 365"
+)
+STRUCTURE_EVENTS_RETENTION_DAYS: int = env.count(
+    "STRUCTURE_EVENTS_RETENTION_DAYS", default=365, help="days a recorded event is kept; 0 = for ever"
+)
+ACTIVITY_CLEANUP_INTERVAL_HOURS: int = env.positive_int(
+    "ACTIVITY_CLEANUP_INTERVAL_HOURS", default=6, help="hours between two runs of `activity-retention`"
 )
 
 # --- Compute (docs/reference/provisioning.md)
@@ -168,6 +209,7 @@ INSTALLED_APPS = [
     "activity.apps.ActivityConfig",
     "access.apps.AccessConfig",
     "workspaces.apps.WorkspacesConfig",
+    "approvals.apps.ApprovalsConfig",
     "provisioning.apps.ProvisioningConfig",
     "a2a.apps.A2AConfig",
     "console.apps.ConsoleConfig",
@@ -176,12 +218,17 @@ INSTALLED_APPS = [
 # Outermost first; the order is docs/reference/http.md.
 MIDDLEWARE = [
     "activity.http_metrics.CountRequests",
-    "config.http.SecurityHeaders",
+    "config.security_headers.SecurityHeaders",
     "corsheaders.middleware.CorsMiddleware",
     "config.http.ErrorBodies",
-    "config.http.LimitBody",
+    "config.limits.LimitHeaders",
+    "config.limits.LimitBody",
     "config.http.OptionalTrailingSlash",
     "access.client_address.ClientAddress",
+    "access.tenant_guard.TenantGuard",
+    "access.pipeline.ResolveCaller",
+    "access.pipeline.LimitRate",
+    "access.pipeline.RefuseForeignOrigin",
     "config.http.ConsoleOnly",
 ]
 # What only the operators' pages need; `ConsoleOnly` applies these to /console/, so that an API request pays
@@ -245,7 +292,7 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_PARSER_CLASSES": ["config.http.AnyJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["config.http.CompactJSONRenderer"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "config.http.AlwaysJSON",
-    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "config.openapi.Schema",
     "EXCEPTION_HANDLER": "config.http.exception_handler",
     "DATETIME_FORMAT": "%Y-%m-%dT%H:%M:%S.%fZ",
     "UNAUTHENTICATED_USER": None,
@@ -255,7 +302,8 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Control plane for an organisation of AI agents.",
     "VERSION": "0.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
-    "SCHEMA_PATH_PREFIX": "/",
+    "POSTPROCESSING_HOOKS": ["config.openapi.add_plain_views"],
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
 }
 
 CORS_ALLOWED_ORIGINS = CORS_ORIGINS
@@ -297,9 +345,9 @@ SILENCED_SYSTEM_CHECKS = [
     "admin.E408",  # ConsoleOnly applies the session, login and message middleware to /console/
     "admin.E409",
     "admin.E410",
-    "security.W004",  # HSTS is sent by config.http.SecurityHeaders on every response
+    "security.W004",  # HSTS is sent by config.security_headers.SecurityHeaders on every response
     "security.W008",  # TLS ends at the proxy in front
-    "security.W001",  # config.http.SecurityHeaders stands in for SecurityMiddleware
+    "security.W001",  # config.security_headers.SecurityHeaders stands in for SecurityMiddleware
     "security.W002",  # X-Frame-Options likewise
     "security.W003",  # CSRF protection is applied to /console/ by ConsoleOnly
     "security.W012",  # cookies: `make up` serves plain http on the operator's machine

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from django.db.models import Model, QuerySet
+from django.db.models import Case, F, Model, QuerySet, When
 from django.db.models.functions import Now
 from django.db.models.sql.subqueries import UpdateQuery
 
@@ -30,11 +30,18 @@ def update_returning(rows: QuerySet[M], **changes: Any) -> list[M]:
 
 @dataclass(frozen=True)
 class StateMachine:
-    """`sources[target]` is the set of statuses from which `target` may be reached."""
+    """`sources[target]` is the set of statuses from which `target` may be reached; `stamp` is the column that
+    says since when.
+    """
 
     sources: Mapping[str, Set[str]]
+    stamp: str = "status_changed_at"
 
     def move(self, rows: QuerySet[M], target: str, **changes: Any) -> list[M]:
-        """Move those of `rows` that may become `target`. Empty: race lost, illegal or gone; emit nothing."""
+        """Move those of `rows` that may become `target`. Empty: race lost, illegal or gone; emit nothing.
+
+        The stamp moves exactly when the status does.
+        """
         legal = rows.filter(status__in=self.sources[target])
-        return update_returning(legal, status=target, status_changed_at=Now(), **changes)
+        since = Case(When(status=target, then=F(self.stamp)), default=Now())
+        return update_returning(legal, status=target, **{self.stamp: since}, **changes)

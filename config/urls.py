@@ -6,7 +6,9 @@ from django.urls import include, path
 from activity.urls import websocket_urlpatterns as activity_sockets
 
 urlpatterns = [
+    path("", include("access.urls")),
     path("", include("activity.urls")),
+    path("", include("approvals.urls")),
     path("", include("provisioning.urls")),
     path("", include("a2a.urls")),
     path("", include("workspaces.urls")),
@@ -16,5 +18,5 @@ websocket_urlpatterns = [*activity_sockets]
 
 handler400 = "config.http.bad_request"
 handler403 = "config.http.forbidden"
-handler404 = "config.http.not_found"
+handler404 = "access.proxies.unmatched"
 handler500 = "config.http.server_error"

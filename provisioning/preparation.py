@@ -161,11 +161,11 @@ def _mutate(workspace_id: UUID, environment: dict[str, str]) -> None:
 
 def _deny(workspace_id: UUID, environment: dict[str, str]) -> None:
     """Remove what would hand the server's own keys to an agent, whatever name it hides under."""
-    own = {
-        getattr(settings, variable.name)
-        for variable in declared_settings.declared.values()
-        if variable.secret
-    }
+    own = {key.partition(":")[2] for key in settings.SECRETS_ENCRYPTION_KEYS}  # listed as `<number>:<key>`
+    for variable in declared_settings.declared.values():
+        if variable.secret:
+            value = getattr(settings, variable.name)
+            own.update(value if isinstance(value, list) else [value])
     denied = {
         key for key, value in environment.items() if key in SERVER_CREDENTIALS or (value and value in own)
     }

@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rest_framework import serializers
 
 from provisioning.models import ProvisionRun
+
+
+class Log(serializers.Field):  # type: ignore[type-arg]
+    """A JSON string with whatever a process wrote, NUL included: the verb makes it storable."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            raise serializers.ValidationError("must be text")
+        return data
+
+    def to_representation(self, value: str) -> str:
+        return value
+
+
+class BootFailureInput(serializers.Serializer[Any]):
+    error_text = "invalid request body"
+    error = Log(required=False, allow_null=True)
+    log_tail = Log(required=False, allow_null=True)
 
 
 class RunOutput(serializers.ModelSerializer[ProvisionRun]):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from django.urls import path
 
-from access.permissions import WorkspaceAccess
+from access.permissions import AdminAccess, WorkspaceAccess
+from provisioning.views import BootFailure, BootViewSet
 from provisioning.views import LifecycleViewSet as View
 
 _ACCESS = {"permission_classes": [WorkspaceAccess]}
+_ADMIN = {"permission_classes": [AdminAccess]}
 
 urlpatterns = [
     path("workspaces/<workspace_id>/restart", View.as_view({"post": "restart"}, **_ACCESS)),
@@ -15,4 +17,9 @@ urlpatterns = [
     path("workspaces/<workspace_id>/resume", View.as_view({"post": "resume"}, **_ACCESS)),
     path("workspaces/<workspace_id>/hibernate", View.as_view({"post": "hibernate"}, **_ACCESS)),
     path("workspaces/<workspace_id>/provision-runs", View.as_view({"get": "runs"}, **_ACCESS)),
+    path("workspaces/<workspace_id>/console", BootViewSet.as_view({"get": "console"}, **_ADMIN)),
+    path("workspaces/<workspace_id>/boot-log", BootViewSet.as_view({"get": "log"}, **_ADMIN)),
+    path(
+        "admin/workspaces/<workspace_id>/bootstrap-failed", BootFailure.as_view({"post": "create"}, **_ADMIN)
+    ),
 ]

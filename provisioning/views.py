@@ -8,17 +8,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.viewsets import ViewSet
 
-from config.errors import BadRequest, Conflict, Internal, NotFound, Unavailable
-from provisioning import services
+from access.permissions import path_workspace
+from activity.redaction import redacted
+from config.errors import (
+    BadGateway,
+    BadRequest,
+    Conflict,
+    Internal,
+    NotFound,
+    NotImplementedHere,
+    Unavailable,
+)
+from config.http import parsed
+from provisioning import dispatch, services
+from provisioning.backends.base import BackendError, Unsupported
 from provisioning.models import ProvisionRun
-from provisioning.serializers import RunOutput
+from provisioning.serializers import BootFailureInput, RunOutput
 from workspaces.models import Workspace
 from workspaces.selectors import paused_ancestor
 from workspaces.views import WorkspaceViewSet
 
+logger = structlog.get_logger(__name__)
+
+DEFAULT_TAIL, MAX_TAIL = 200, 2000
+_SOURCES = {"cp": "ec2"}  # as the wire calls a backend's label
 STORED_CONFIG = "existing-volume"  # a plain restart reuses what the workspace has stored
 RUNS_SHOWN = 20
 EXTERNAL_NOTE = "external workspaces run elsewhere; restart the agent where it runs"
@@ -59,6 +77,48 @@ class LifecycleViewSet(WorkspaceViewSet):
             "-generation", "-queued_at"
         )
         return Response(RunOutput(rows[:RUNS_SHOWN], many=True).data)
+
+
+class BootViewSet(WorkspaceViewSet):
+    """What operators read of a workspace's machine or process."""
+
+    def console(self, request: Request, **kwargs: Any) -> Response:
+        raise NotImplementedHere("console output unavailable on this deployment (no control plane)")
+
+    def log(self, request: Request, **kwargs: Any) -> Response:
+        if not self.workspace.is_managed:
+            raise NotFound("an external workspace keeps its log where it runs")
+        if not services.has_provisioner():
+            raise NotImplementedHere("boot log unavailable on this deployment (no backend)")
+        try:
+            output = dispatch.logs(self.workspace.pk, _tail(request))
+        except Unsupported:
+            raise NotImplementedHere("boot log unavailable on this deployment") from None
+        except BackendError as error:
+            logger.warning("boot_log.failed", workspace_id=str(self.workspace.pk), error=error.detail)
+            raise BadGateway("the workspace's log could not be read") from None
+        return Response(
+            {"source": _SOURCES.get(dispatch.label(), dispatch.label()), "output": redacted(output)[0]}
+        )
+
+
+class BootFailure(ViewSet):
+    """`POST /admin/workspaces/:id/bootstrap-failed`: whoever watches a start reports that it failed."""
+
+    def create(self, request: Request, **kwargs: Any) -> Response:
+        given = parsed(BootFailureInput, request)
+        is_changed = services.report_boot_failure(
+            workspace_id=path_workspace(self),
+            error=given.get("error") or "",
+            log_tail=given.get("log_tail") or "",
+        )
+        return Response({"ok": True} if is_changed else {"ok": True, "no_change": True})
+
+
+def _tail(request: Request) -> int:
+    """Lines of the log: 1 to 2000, 200 unless said otherwise."""
+    given = request.query_params.get("tail", "")
+    return max(1, min(int(given), MAX_TAIL)) if given.isascii() and given.isdecimal() else DEFAULT_TAIL
 
 
 def _answer(status: str, counter: str, result: services.Result, *, is_dry_run: bool) -> Response:

@@ -45,6 +45,7 @@ def watch(folder: Path) -> int:
     if lock is None:
         return 0
     try:
+        processes.end(processes.agents_of(folder), GRACE_S)  # nobody else tells them
         deadline = time.monotonic() + LET_GO_S
         while processes.belonging_to(folder) and time.monotonic() < deadline:
             time.sleep(0.2)

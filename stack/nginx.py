@@ -37,6 +37,7 @@ class Nginx:
             accounts.make_reachable(self.folder / "nginx.conf", tell)
         values = {
             "MAIN_DIRECTIVES": f"user {account} {accounts.group_of(account)};" if account else "",
+            "HTTP_DIRECTIVES": "",
             "WORKER_PROCESSES": str(min(2, os.cpu_count() or 1)),
             "RUN_DIR": str(self.folder),
             "LISTEN": f"0.0.0.0:{self.port}",

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from activity import http_metrics
+from access import anchoring, credentials, sessions, windows
+from activity import tally
 from activity.events import Frame
 
-atexit.unregister(http_metrics.tally.flush)  # the test database is gone by then
+atexit.unregister(tally.tally.flush)  # the test database is gone by then
 
 ADMIN_TOKEN = "test-admin-token-of-sufficient-length"
 
@@ -21,12 +22,22 @@ ADMIN_TOKEN = "test-admin-token-of-sufficient-length"
 @pytest.fixture(autouse=True)
 def _quiet_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     """No background thread writes counters into the database of another test."""
-    monkeypatch.setattr(http_metrics, "FLUSH_S", 3600.0)
+    monkeypatch.setattr(tally, "FLUSH_S", 3600.0)
 
 
 @pytest.fixture(autouse=True)
 def _closed(settings: Any) -> None:
     settings.ADMIN_TOKEN = ADMIN_TOKEN
+    settings.RATE_LIMIT = settings.AUTH_FAIL_LIMIT = 1_000_000  # all tests come from one address
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> None:
+    """What a process keeps in mind for seconds is not the next test's."""
+    windows.forget_everything()
+    sessions.forget_everything()
+    credentials.forget_junk()
+    anchoring.forget_everything()
 
 
 @pytest.fixture
@@ -47,9 +58,9 @@ def published(monkeypatch: pytest.MonkeyPatch) -> list[Frame]:
     seen: list[Frame] = []
     real = events.publish
 
-    def spy(*frames: Frame, **more: Any) -> None:
+    def spy(*frames: Frame, **more: Any) -> Any:
         seen.extend(frames)
-        real(*frames, **more)
+        return real(*frames, **more)
 
     monkeypatch.setattr(events, "publish", spy)
     return seen

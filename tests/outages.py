@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from django.conf import settings
-from django.db import connection
+from django.db import ProgrammingError, connection
 from django.test import override_settings
 
 from config.valkey import client
@@ -42,3 +43,16 @@ def valkey_away() -> Iterator[None]:
         client.cache_clear()
         yield
     client.cache_clear()
+
+
+@contextmanager
+def statements_fail(containing: str) -> Iterator[None]:
+    """Every statement of this thread's connection that contains the text is refused by the database."""
+
+    def refuse(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if containing in sql:
+            raise ProgrammingError(f"driver text that nobody outside may read: {sql}")
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(refuse):
+        yield

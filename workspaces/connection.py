@@ -1,68 +1,130 @@
 """What the operator of an external agent needs to connect it: one builder for create, rotate and re-show.
 
-Source: docs/reference/external-agents.md.
+The snippets are the files of `workspaces/snippets/`, one per key. Source: docs/reference/external-agents.md.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import structlog
 from django.conf import settings
 from django.http import HttpRequest
+from django.http.request import split_domain_port, validate_host
 
+from access.client_address import is_trusted_proxy
 from workspaces.defaults import is_saas
+from workspaces.slugs import server_name
 
-NO_TOKEN = "<ROTATE_TO_REVEAL_TOKEN>"  # stamped when the token is not known; snippets must not persist it
-_NOT_PUBLIC = {"localhost", "0.0.0.0", "host.docker.internal", "127.0.0.1", "::1"}
+log = structlog.get_logger(__name__)
 
-_CURL = """\
-WORKSPACE_AUTH_TOKEN="{token}"
-curl -fsS -X POST {url}/registry/register \\
-  -H "Authorization: Bearer $WORKSPACE_AUTH_TOKEN" -H "Origin: {url}" -H "Content-Type: application/json" \\
-  -d '{{"id":"{id}","url":"https://your-agent.example","agent_card":{{"name":"{id}"}}}}'
-# Need help? {url}/health must answer {{"status":"ok"}}; a 401 means the token was rotated.
-"""
-
-_AGENT = """\
-# A minimal agent that polls its inbox (Python 3.11 or newer, nothing to install, no tunnel).
-export MOLECULE_WORKSPACE_TOKEN="{token}"
-python -m agent connect --url {url} --workspace {id}
-# Need help? The agent prints what it does; a 401 means the token was rotated.
-"""
+NO_TOKEN = "<ROTATE_TO_REVEAL_TOKEN>"  # stamped when the token is not known; snippets refuse to keep it
+SNIPPETS = (
+    "curl_register_template",
+    "python_snippet",
+    "claude_code_channel_snippet",
+    "universal_mcp_snippet",
+    "hermes_channel_snippet",
+    "codex_snippet",
+    "openclaw_snippet",
+)
+_FOLDER = Path(__file__).parent / "snippets"
+_MARKER = re.compile(r"\{\{([A-Z_]+)\}\}")
+_NOT_PUBLIC = frozenset({"localhost", "host.docker.internal"})
 
 
-def connection_payload(*, platform_url: str, workspace_id: UUID, auth_token: str) -> dict[str, str]:
+def connection_payload(
+    *, platform_url: str, workspace_id: UUID, workspace_name: str, auth_token: str
+) -> dict[str, str]:
     """The payload; `auth_token` is empty on a re-show, and then no snippet holds a usable credential."""
     url = platform_url.rstrip("/")
-    stamped = {"url": url, "id": str(workspace_id), "token": auth_token or NO_TOKEN}
+    register, heartbeat = f"{url}/registry/register", f"{url}/registry/heartbeat"
+    values = {
+        "PLATFORM_URL": url,
+        "WORKSPACE_ID": str(workspace_id),
+        "AUTH_TOKEN": auth_token or NO_TOKEN,
+        "SERVER_NAME": server_name(workspace_name, workspace_id),
+        "REGISTRY_ENDPOINT": register,
+        "HEARTBEAT_ENDPOINT": heartbeat,
+    }
     return {
         "workspace_id": str(workspace_id),
         "platform_url": url,
         "auth_token": auth_token,
-        "registry_endpoint": f"{url}/registry/register",
-        "heartbeat_endpoint": f"{url}/registry/heartbeat",
-        "curl_register_template": _CURL.format(**stamped),
-        "reference_agent_snippet": _AGENT.format(**stamped),
+        "registry_endpoint": register,
+        "heartbeat_endpoint": heartbeat,
+        **{name: _stamped(name, values) for name in SNIPPETS},
     }
 
 
-def platform_url(request: HttpRequest) -> str:
-    """The address external agents reach this server at: configured, else the one of the request.
+def _stamped(name: str, values: dict[str, str]) -> str:
+    """Raises KeyError for a marker nobody fills in."""
+    return _MARKER.sub(lambda marker: values[marker[1]], _snippet(name))
 
-    For a tenant a candidate must be public https, since the operator's token travels there.
+
+@cache
+def _snippet(name: str) -> str:
+    return (_FOLDER / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def platform_url(request: HttpRequest) -> str:
+    """The address external agents reach this server at: configured, else the one this request was sent to.
+
+    On SaaS it must be public https, since the token travels there; the deployment's own address is then
+    asked before the request's.
     """
-    candidates = [
-        settings.EXTERNAL_PLATFORM_URL,
-        f"{request.scheme}://{request.get_host()}",
-        settings.PLATFORM_URL,
-    ]
-    if is_saas():
-        candidates = [settings.EXTERNAL_PLATFORM_URL, settings.PLATFORM_URL, candidates[1]]
-    usable = [url for url in candidates if url and (not is_saas() or _is_public(url))]
-    return usable[0] if usable else settings.PLATFORM_URL
+    asked = _asked_address(request)
+    if not is_saas():
+        return settings.EXTERNAL_PLATFORM_URL or asked or str(settings.PLATFORM_URL)
+    for candidate in (settings.EXTERNAL_PLATFORM_URL, settings.PLATFORM_URL, asked):
+        if candidate and _is_public(candidate):
+            return str(candidate)
+    log.error("platform_url.none_is_public", hint="set EXTERNAL_PLATFORM_URL to this server's https address")
+    return settings.EXTERNAL_PLATFORM_URL or str(settings.PLATFORM_URL)
+
+
+def _asked_address(request: HttpRequest) -> str:
+    """Scheme and host the client used; what a proxy adds counts only from one that is trusted. '' when no
+    host may be used: a forged one would be handed the operator's token.
+    """
+    meta = request.META
+    is_proxied = is_trusted_proxy(meta.get("REMOTE_ADDR") or "")
+    scheme = _first(meta.get("HTTP_X_FORWARDED_PROTO")).lower() if is_proxied else ""
+    if scheme not in {"http", "https"}:
+        scheme = "https" if meta.get("wsgi.url_scheme") == "https" else "http"
+    forwarded = [_first(meta.get("HTTP_X_FORWARDED_HOST"))] if is_proxied else []
+    return next((f"{scheme}://{host}" for host in _usable([*forwarded, meta.get("HTTP_HOST")])), "")
+
+
+def _first(header: str | None) -> str:
+    return (header or "").split(",")[0].strip()
+
+
+def _usable(hosts: list[str | None]) -> Iterator[str]:
+    for host in hosts:
+        domain, _ = split_domain_port(host or "")
+        if domain and validate_host(domain, settings.ALLOWED_HOSTS):
+            yield str(host)
 
 
 def _is_public(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme == "https" and parts.port is None and (parts.hostname or "") not in _NOT_PUBLIC
+    try:
+        parts = urlsplit(url)
+        host, has_port = parts.hostname or "", parts.port is not None
+    except ValueError:
+        return False
+    return parts.scheme == "https" and bool(host) and not has_port and not _names_this_machine(host)
+
+
+def _names_this_machine(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host in _NOT_PUBLIC
+    return address.is_loopback or address.is_unspecified

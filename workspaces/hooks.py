@@ -1,6 +1,7 @@
-"""What higher rooms want to know about a workspace; each fills its list in `AppConfig.ready()`.
+"""What higher rooms want to know about a workspace, or know better; each fills its list in
+`AppConfig.ready()`.
 
-A hook runs inside the transaction of the change and must not wait for anything slow.
+A hook must not wait for anything slow, and must not raise.
 """
 
 from __future__ import annotations
@@ -8,5 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
-# Called with (workspace id, generation) when an agent brings a row from provisioning or failed to online.
+from workspaces.models import Workspace
+
+# Called with (workspace id, generation) inside the transaction in which an agent brings a row from
+# provisioning or failed to online.
 came_online: list[Callable[[UUID, int], None]] = []
+
+# Called with the workspace id after each stored heartbeat of a living workspace that could take another task.
+has_free_slot: list[Callable[[UUID], None]] = []
+
+# Asked for the address at which other agents reach a workspace with compute of ours; the first answer counts.
+internal_address: list[Callable[[Workspace], str | None]] = []

@@ -39,6 +39,8 @@ PARKED = DORMANT | {Status.REMOVED}  # inviolable to agents and sweeps
 ALIVE = frozenset({Status.ONLINE, Status.DEGRADED})
 LIVE = frozenset(Status) - {Status.REMOVED}
 
+# Some sources are there to undo a claim: a park whose stop failed, a restart that was called off while the
+# old compute still served. docs/reference/workspaces.md names the cause of each move.
 STATES = StateMachine(
     {  # becomes: {from}
         Status.PROVISIONING: LIVE,
@@ -49,7 +51,6 @@ STATES = StateMachine(
             Status.OFFLINE,
             Status.FAILED,
             Status.AWAITING_AGENT,
-            # undo of a claim whose stop failed, or of a declined restart (70 §8.4, §8.6)
             Status.PAUSED,
             Status.HIBERNATING,
         },
@@ -59,7 +60,7 @@ STATES = StateMachine(
         Status.AWAITING_AGENT: {Status.ONLINE, Status.DEGRADED, Status.PAUSED},
         Status.PAUSED: LIVE - {Status.PAUSED},
         Status.HIBERNATING: ALIVE | {Status.PAUSED},
-        Status.HIBERNATED: {Status.HIBERNATING, Status.PROVISIONING, Status.PAUSED},
+        Status.HIBERNATED: {Status.HIBERNATING, Status.PAUSED},
         Status.REMOVED: LIVE,
     }
 )

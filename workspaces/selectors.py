@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import structlog
 from django.conf import settings
 from django.db import connection
+from django.db.models import Case, F, IntegerField, Q, TextField, Value, When
+from django.db.models.functions import Coalesce
 
+from workspaces import hooks
 from workspaces.models import CanvasLayout, Status, Workspace
 
 log = structlog.get_logger(__name__)
 
 MAX_DEPTH = 64
 COMMUNICATION_STEPS = 32
+FORWARDING_HOPS = 5
 
 _SUBTREE = """
 WITH RECURSIVE tree(id, depth) AS (
@@ -35,6 +40,14 @@ WITH RECURSIVE chain(start, id, parent_id, status, depth) AS (
     UNION ALL SELECT chain.start, up.id, up.parent_id, up.status, chain.depth + 1
     FROM workspaces up JOIN chain ON up.id = chain.parent_id WHERE chain.depth < %s)
 SELECT start, id, parent_id, status FROM chain ORDER BY start, depth
+"""
+
+_FORWARDED = """
+WITH RECURSIVE hop(id, forwarded_to, depth) AS (
+    SELECT id, forwarded_to_id, 0 FROM workspaces WHERE id = %s
+    UNION ALL SELECT next.id, next.forwarded_to_id, hop.depth + 1
+    FROM workspaces next JOIN hop ON next.id = hop.forwarded_to WHERE hop.depth < %s)
+SELECT id FROM hop WHERE forwarded_to IS NULL
 """
 
 
@@ -74,27 +87,82 @@ def paused_ancestor(workspace_id: UUID) -> str | None:
     return None
 
 
-def can_communicate(caller_id: UUID, target_id: UUID) -> bool:
+def can_communicate(caller_id: UUID, target_id: UUID, *, even_removed: bool = False) -> bool:
     """Self, siblings, ancestors and descendants may talk; cousins, other teams, removed and unknown ones
     may not.
+
+    `even_removed` asks by place alone: those who could talk to a workspace are told that it has gone.
     """
     if caller_id == target_id:
         return True
     found = chains([caller_id, target_id], steps=COMMUNICATION_STEPS)
     caller, target = found.get(caller_id), found.get(target_id)
-    if not caller or not target or Status.REMOVED in {caller[0].status, target[0].status}:
+    if not caller or not target:
+        return False
+    if not even_removed and Status.REMOVED in {caller[0].status, target[0].status}:
         return False
     for chain in (caller, target):
         if len(chain) > COMMUNICATION_STEPS:
             log.warning("communication.chain_too_long", workspace_id=str(chain[0].id))
             return False
     if caller[0].parent_id is None and target[0].parent_id is None:
-        return bool(settings.COMM_ROOT_SIBLINGS == "allow")
+        return roots_may_talk()
     if caller[0].parent_id == target[0].parent_id:
         return True
     above_caller = {link.id for link in caller[1:]}
     above_target = {link.id for link in target[1:]}
     return target_id in above_caller or caller_id in above_target
+
+
+def roots_may_talk() -> bool:
+    return bool(settings.COMM_ROOT_SIBLINGS == "allow")
+
+
+def peers(row: Workspace, *, wanted: str = "") -> list[dict[str, Any]]:
+    """Whom a workspace works with directly: siblings, then children, then the parent; each group by age.
+
+    `wanted` narrows them to a part of the name or the role, whatever its case.
+    """
+    related = Q(parent_id=row.pk) | Q(pk=row.parent_id)
+    if row.parent_id or roots_may_talk():
+        related |= Q(parent_id=row.parent_id) if row.parent_id else Q(parent=None)
+    group = Case(
+        When(pk=row.parent_id, then=Value(2)),
+        When(parent_id=row.pk, then=Value(1)),
+        default=Value(0),
+        output_field=IntegerField(),
+    )
+    rows = Workspace.objects.live().filter(related).exclude(pk=row.pk)
+    if wanted:
+        rows = rows.filter(Q(name__icontains=wanted) | Q(role__icontains=wanted))
+    url = Coalesce(F("url"), Value(""), output_field=TextField())
+    keys = ("id", "name", "role", "tier", "status", "parent_id", "active_tasks", "agent_card")
+    found = rows.annotate(group=group, shown_url=url).order_by("group", "created_at", "pk")
+    return [_with_url(one) for one in found.values(*keys, "shown_url")]
+
+
+def _with_url(peer: dict[str, Any]) -> dict[str, Any]:
+    peer["url"] = peer.pop("shown_url")
+    return peer
+
+
+def forwarding_target(workspace_id: UUID) -> UUID | None:
+    """Where a retired workspace's callers are sent, itself when it is not retired. None: unknown, or the
+    trail does not end within a few hops.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_FORWARDED, [workspace_id, FORWARDING_HOPS])
+        row = cursor.fetchone()
+    return row[0] if row else None
+
+
+def internal_address(row: Workspace) -> str:
+    """Where other agents reach the workspace: inside its network for compute of ours, else its own url."""
+    if row.is_managed and row.url:
+        for hook in hooks.internal_address:
+            if address := hook(row):
+                return address
+    return row.url or ""
 
 
 def position(workspace_id: UUID) -> tuple[float, float]:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db.models import F, FloatField, QuerySet, TextField, Value
 from django.db.models.functions import Coalesce
+from django.utils import timezone
 from rest_framework import serializers
 
 from config.errors import BadRequest, Unprocessable
+from workspaces.budgets import effective_spend
 from workspaces.defaults import default_runtime, known_runtimes
 from workspaces.models import EXTERNAL, Access, DeliveryMode, Workspace
-from workspaces.services import NewWorkspace, Registration
+from workspaces.services import NewWorkspace
 from workspaces.slugs import NAME_CHARS, ROLE_CHARS, is_template_name, is_usable_folder, problem
 
 BAD_PAYLOAD = "invalid workspace payload"
 BAD_FIELDS = "invalid workspace fields"
 MODEL_CHARS = 100
+MAX_TASKS = 2_147_483_647  # what the column holds
+SECRET_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
 class Text(serializers.Field):  # type: ignore[type-arg]
@@ -31,6 +37,16 @@ class Text(serializers.Field):  # type: ignore[type-arg]
 
     def to_representation(self, value: str) -> str:
         return value
+
+
+class Storable(Text):
+    """A text without NUL, which the database cannot keep."""
+
+    def to_internal_value(self, data: Any) -> str:
+        text = super().to_internal_value(data)
+        if "\x00" in text:
+            raise serializers.ValidationError("must not contain NUL characters")
+        return text
 
 
 class Whole(serializers.Field):  # type: ignore[type-arg]
@@ -71,26 +87,53 @@ class Finite(serializers.Field):  # type: ignore[type-arg]
         return value
 
 
+class Place(serializers.Field):  # type: ignore[type-arg]
+    """A position on the canvas; other keys are ignored."""
+
+    def to_internal_value(self, data: Any) -> tuple[float, float]:
+        if not isinstance(data, dict):
+            raise serializers.ValidationError("must be an object")
+        number = Finite()
+        x, y = (number.to_internal_value(data.get(axis, 0)) for axis in ("x", "y"))
+        return x, y
+
+    def to_representation(self, value: tuple[float, float]) -> dict[str, float]:
+        return {"x": value[0], "y": value[1]}
+
+
+class Secrets(serializers.DictField):
+    """Texts by key. A key that is no variable name would reach no agent."""
+
+    child = Storable()
+
+    def to_internal_value(self, data: Any) -> dict[str, str]:
+        given: dict[str, str] = super().to_internal_value(data)
+        if not all(SECRET_KEY.fullmatch(key) for key in given):
+            raise serializers.ValidationError("must be variable names")
+        return given
+
+
 class CreateInput(serializers.Serializer[Any]):
     """`POST /workspaces`. Wrong shapes collapse into one text; the rules of fields are in `new_workspace`."""
 
     error_text = BAD_PAYLOAD
-    name = Text()
-    role = Text(required=False, allow_null=True)
-    template = Text(required=False, allow_null=True)
+    name = Storable()
+    role = Storable(required=False, allow_null=True)
+    template = Storable(required=False, allow_null=True)
     tier = Whole(required=False, allow_null=True)
-    runtime = Text(required=False, allow_null=True)
-    model = Text(required=False, allow_null=True)
+    runtime = Storable(required=False, allow_null=True)
+    model = Storable(required=False, allow_null=True)
     external = Flag(required=False, allow_null=True)
-    url = Text(required=False, allow_null=True)
-    delivery_mode = Text(required=False, allow_null=True)
-    workspace_dir = Text(required=False, allow_null=True)
-    workspace_access = Text(required=False, allow_null=True)
-    parent_id = Text(required=False, allow_null=True)
+    url = Storable(required=False, allow_null=True)
+    delivery_mode = Storable(required=False, allow_null=True)
+    workspace_dir = Storable(required=False, allow_null=True)
+    workspace_access = Storable(required=False, allow_null=True)
+    parent_id = Storable(required=False, allow_null=True)
     budget_limit = Whole(required=False, allow_null=True)
-    secrets = serializers.DictField(child=Text(), required=False, allow_null=True)
+    secrets = Secrets(required=False, allow_null=True)
     max_concurrent_tasks = Whole(required=False, allow_null=True)
-    canvas = serializers.DictField(child=Finite(), required=False, allow_null=True)
+    canvas = Place(required=False, allow_null=True)
+    initial_memories = serializers.ListField(required=False, allow_null=True)
 
 
 def new_workspace(given: dict[str, Any]) -> NewWorkspace:
@@ -100,33 +143,37 @@ def new_workspace(given: dict[str, Any]) -> NewWorkspace:
         raise BadRequest(BAD_PAYLOAD)
     role = (given.get("role") or "").strip() or None
     model = (given.get("model") or "").strip() or None
-    template = (given.get("template") or "").strip() or None
-    if template and not is_template_name(template):
-        raise BadRequest("invalid template")
     asked_runtime = "external" if given.get("external") else (given.get("runtime") or "").strip()
     _check_texts(name, role, model, asked_runtime)
-    runtime = _runtime(asked_runtime, template)
+    tier = _tier(given.get("tier"))
+    mode = _mode(given.get("delivery_mode"))
+    folder = _folder(given.get("workspace_dir") or None)
+    access = _access(given.get("workspace_access") or Access.NONE, folder)
     budget = given.get("budget_limit")
     if budget is not None and budget < 0:
         raise BadRequest("budget_limit must be >= 0 (USD cents)")
-    canvas = given.get("canvas") or {}
-    folder = given.get("workspace_dir") or None
+    parent_id = _parent(given.get("parent_id"))
+    template = (given.get("template") or "").strip() or None
+    if template and not is_template_name(template):
+        raise BadRequest("invalid template")
+    runtime = _runtime(asked_runtime, template)  # last: it may have to read the template
+    x, y = given.get("canvas") or (0.0, 0.0)
     return NewWorkspace(
         name=name,
         runtime=runtime,
         role=role,
         template=template,
-        tier=_tier(given.get("tier")),
+        tier=tier,
         model=model,
         url=(given.get("url") or "").strip() if runtime == EXTERNAL else "",
-        delivery_mode=_mode(given.get("delivery_mode")),
-        workspace_dir=_folder(folder),
-        workspace_access=_access(given.get("workspace_access") or Access.NONE, folder),
-        parent_id=_parent(given.get("parent_id")),
+        delivery_mode=mode,
+        workspace_dir=folder,
+        workspace_access=access,
+        parent_id=parent_id,
         budget_limit=budget,
-        max_concurrent_tasks=max(1, given.get("max_concurrent_tasks") or 1),
-        x=canvas.get("x", 0.0),
-        y=canvas.get("y", 0.0),
+        max_concurrent_tasks=min(max(1, given.get("max_concurrent_tasks") or 1), MAX_TASKS),
+        x=x,
+        y=y,
         secrets=given.get("secrets") or {},
     )
 
@@ -191,16 +238,16 @@ class UpdateInput(serializers.Serializer[Any]):
     """`PATCH /workspaces/:id`: absent keys change nothing, unknown ones are ignored."""
 
     error_text = "invalid request body"
-    name = Text(required=False)
-    role = Text(required=False, allow_null=True)
+    name = Storable(required=False)
+    role = Storable(required=False, allow_null=True)
     x = Finite(required=False)
     y = Finite(required=False)
     collapsed = Flag(required=False)
     tier = Whole(required=False)
-    parent_id = Text(required=False, allow_null=True)
-    runtime = Text(required=False)
-    workspace_dir = Text(required=False, allow_null=True)
-    workspace_access = Text(required=False)
+    parent_id = Storable(required=False, allow_null=True)
+    runtime = Storable(required=False)
+    workspace_dir = Storable(required=False, allow_null=True)
+    workspace_access = Storable(required=False)
     hibernation_idle_minutes = Whole(required=False, allow_null=True)
 
 
@@ -235,22 +282,6 @@ def workspace_changes(given: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def registration(body: Any) -> Registration:
-    """`POST /registry/register`, checked for shape. Raises BadRequest."""
-    if not isinstance(body, dict) or not isinstance(body.get("agent_card"), dict):
-        raise BadRequest("invalid request body")
-    mode, url = body.get("delivery_mode") or None, body.get("url") or ""
-    if mode is not None and mode not in DeliveryMode.values:
-        raise BadRequest("delivery_mode must be 'push' or 'poll'")
-    try:
-        workspace_id = UUID(body["id"])
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise BadRequest("invalid request body") from None
-    if not isinstance(url, str):
-        raise BadRequest("invalid request body")
-    return Registration(workspace_id, body["agent_card"], url, mode)
-
-
 # fmt: off
 _LISTED = [
     "id", "name", "status", "runtime", "role", "workspace_dir", "parent_id", "tier", "active_tasks",
@@ -282,15 +313,17 @@ def listed(rows: QuerySet[Workspace]) -> list[dict[str, Any]]:
         url_text=_text("url"),
         task_text=_text("current_task"),
         error_text=_text("last_sample_error"),
-    ).values(*_LISTED, "x", "y", "collapsed", "url_text", "task_text", "error_text")
-    return [_renamed(row) for row in found]
+    ).values(*_LISTED, "spend_month", "x", "y", "collapsed", "url_text", "task_text", "error_text")
+    now = timezone.now()
+    return [_renamed(row, now) for row in found]
 
 
-def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+def _renamed(row: dict[str, Any], now: datetime) -> dict[str, Any]:
     row["url"] = row.pop("url_text")
     row["current_task"] = row.pop("task_text")
     row["last_sample_error"] = row.pop("error_text")
-    row["budget_used"] = row["monthly_spend"]
+    spent = effective_spend(row["monthly_spend"], row.pop("spend_month"), now=now)
+    row["budget_used"] = row["monthly_spend"] = spent
     return row
 
 

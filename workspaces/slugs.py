@@ -1,11 +1,14 @@
-"""Names of workspaces: what they may hold and how a taken one is varied."""
+"""Names of workspaces: what they may hold, how a taken one is varied, how they read in a configuration."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from uuid import UUID
 
 NAME_CHARS = 255
 ROLE_CHARS = 1000
+SLUG_CHARS = 24
 FORBIDDEN_CHARS = frozenset("{}[]>*&!|")
 _BLOCKED_FOLDERS = ("/etc", "/var", "/proc", "/sys", "/dev", "/boot", "/sbin", "/bin", "/lib", "/usr")
 
@@ -40,3 +43,12 @@ def is_usable_folder(path: str) -> bool:
 def is_template_name(name: str) -> bool:
     """A folder name inside the catalogue: no path, no escape."""
     return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name)) and ".." not in name
+
+
+def server_name(name: str, workspace_id: UUID) -> str:
+    """What a workspace is called in the configuration of an MCP client: `molecule-<slug>`, so that a second
+    one does not replace the first.
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:SLUG_CHARS].strip("-")
+    return f"molecule-{slug or str(workspace_id)[:8]}"

@@ -149,8 +149,8 @@ class ProcessBackend:
         folder = self._folder(spec.workspace_id)
         with socket.create_server(("127.0.0.1", 0)) as listener, open(folder / "agent.log", "ab") as output:
             port = listener.getsockname()[1]
-            # What the agent says of itself may arrive before our own address is stored, and is judged like any
-            # agent's: `localhost` passes there where a loopback address would not.
+            # What the agent says of itself may arrive before our own address is stored, and is then judged
+            # like any agent's: `localhost` passes there where a loopback address would not.
             announced = f"http://localhost:{port}"
             marks = {
                 "--config-dir": self._configs(spec.workspace_id),
@@ -181,6 +181,7 @@ class ProcessBackend:
             return self._started(agent, adopted=False)
         except psutil.NoSuchProcess as error:
             raise BackendError(ErrorClass.BOOT_FAILED, "the agent ended as soon as it had started") from error
+
     def _environment(self, spec: StartSpec, url: str) -> dict[str, str]:
         """What preparation made and the bare necessities; never the server's own environment with its
         credentials.

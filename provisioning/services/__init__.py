@@ -2,9 +2,16 @@
 
 from provisioning.dispatch import has_provisioner, provision_async
 from provisioning.ledger import finish_run
+from provisioning.services.boot_failures import report_boot_failure
 from provisioning.services.execution import provision
 from provisioning.services.parking import Result, hibernate, pause, resume
-from provisioning.services.restarts import Trigger, accept_restart, request_restart, restart_cycle
+from provisioning.services.restarts import (
+    Trigger,
+    accept_restart,
+    request_restart,
+    restart_cycle,
+    restart_for_secret,
+)
 from provisioning.services.teardown import teardown, teardown_run
 
 __all__ = [
@@ -17,8 +24,10 @@ __all__ = [
     "pause",
     "provision",
     "provision_async",
+    "report_boot_failure",
     "request_restart",
     "restart_cycle",
+    "restart_for_secret",
     "resume",
     "teardown",
     "teardown_run",

@@ -255,8 +255,9 @@ def _settle(run: ProvisionRun, error: BackendError) -> None:
         ledger.hand_back(run, error=error)
         return
     with transaction.atomic():
+        rows = Workspace.objects.at(run.workspace_id, run.generation)
+        rows.select_for_update().first()  # the row before its run, as everybody locks them
         if ledger.fail_run(ProvisionRun.objects.leased_by(run), error):
-            rows = Workspace.objects.at(run.workspace_id, run.generation)
             transitions.mark_failed(rows, error.safe_message, **error.extra)
 
 

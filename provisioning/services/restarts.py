@@ -74,6 +74,11 @@ def request_restart(workspace_id: UUID, trigger: Trigger, reason: str) -> bool:
         return True
 
 
+def restart_for_secret(workspace_id: UUID, key: str) -> None:
+    """A secret that the agent reads at its start has changed; called in the transaction that changes it."""
+    request_restart(workspace_id, Trigger.MUTATION, f"secret:{key}")
+
+
 def restart_cycle(workspace_id: UUID) -> None:
     """Work off a workspace's pending restarts. Leave at once when somebody is at it: they look again."""
     with lifecycle_turn(workspace_id) as mine:

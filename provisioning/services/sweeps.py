@@ -56,6 +56,7 @@ def check_health(now: datetime) -> int:
     rows = list(
         Workspace.objects.managed()
         .filter(Q(status__in=ALIVE) | Q(Exists(booting), status=Status.PROVISIONING))
+        .only("status", "generation")
         .order_by("pk")
     )
     if not rows:

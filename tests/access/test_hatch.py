@@ -79,7 +79,7 @@ def test_behind_a_trusted_proxy_the_client_is_judged_not_the_proxy(settings: Any
 def test_each_condition_alone_closes_the_hatch(settings: Any, name: str, value: Any) -> None:
     setattr(settings, name, value)
     assert resolve(None, "127.0.0.1").kind == Kind.ANONYMOUS
-    assert anonymous().get("/workspaces").status_code == 401
+    assert Api(HTTP_X_MOLECULE_ORG_ID="org-1").get("/workspaces").status_code == 401
 
 
 @pytest.mark.parametrize(("name", "value"), BROKEN[1:])

@@ -122,8 +122,10 @@ def test_a_poll_takes_two_statements_whether_or_not_there_is_anything(
         assert len(statements) == 2, [one["sql"] for one in statements]
 
 
-def test_an_idle_poll_writes_nothing(workspace: Workspace, agent: Api) -> None:
-    row = received(workspace)
+@pytest.mark.django_db(transaction=True)  # each write would have a time of its own
+def test_an_idle_poll_writes_nothing() -> None:
+    workspace = WorkspaceFactory()
+    agent, row = agent_of(workspace.pk), received(workspace)
     poll(agent, workspace, row.pk)
     before = InboxDeliveryState.objects.get().updated_at
     poll(agent, workspace, row.pk)

@@ -86,10 +86,12 @@ def test_empty_texts_are_null_and_the_source_is_the_workspace(
     assert (row.source_id, row.status) == (workspace.pk, "ok")
 
 
-def test_another_source_is_refused_and_written_down(workspace: Workspace, agent: Api, capsys: Any) -> None:
+def test_another_source_is_refused_and_written_down(workspace: Workspace, agent: Api, caplog: Any) -> None:
     body = {"activity_type": "agent_log", "source_id": "evil\n2026 level=info"}
     assert log(agent, workspace, body) == (403, {"error": "source_id must match authenticated workspace"})
     assert not ActivityLog.objects.exists()
+    (written,) = [one.msg for one in caplog.records if "activity.foreign_source" in str(one.msg)]
+    assert written["claimed"] == r"'evil\n2026 level=info'"
 
 
 @pytest.mark.parametrize(

@@ -29,24 +29,25 @@ WRITERS, ROWS = 20, 50
 def test_a_reader_that_pages_while_many_write_sees_every_row_once_in_order() -> None:
     workspace = WorkspaceFactory()
     cursor = str(logged(workspace).pk)
-    running = threading.Semaphore(0)
+    ended = threading.Semaphore(0)
 
     def write() -> None:
         for number in range(ROWS):
             with transaction.atomic():
                 Workspace.objects.filter(pk=workspace.pk).exists()
                 logged(workspace, summary=str(number))
-            connection.close()  # there are fewer connections than writers and the reader
-        running.release()
+            if number % 5 == 4:
+                connection.close()  # there are fewer connections than writers and the reader
+        ended.release()
 
     def read() -> list[dict[str, Any]]:
         nonlocal cursor
         seen: list[dict[str, Any]] = []
         finished = 0
         while True:
-            while running.acquire(blocking=False):
+            while ended.acquire(timeout=0.005):
                 finished += 1
-            page = admin().get(f"/workspaces/{workspace.pk}/activity", since_id=cursor, limit=9).json()
+            page = admin().get(f"/workspaces/{workspace.pk}/activity", since_id=cursor, limit=40).json()
             connection.close()
             seen += page
             cursor = page[-1]["id"] if page else cursor

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from django.db import IntegrityError, InterfaceError, OperationalError
 
 from config import errors
 from config.errors import DomainError, Unauthorized, datastore_unavailable
@@ -42,3 +43,14 @@ def test_an_unreachable_database_has_one_answer() -> None:
         "error": "platform datastore unavailable — retry shortly",
         "code": "platform_unavailable",
     }
+
+
+def test_a_refusing_database_is_answered_in_fixed_words_and_an_absent_one_is_not_hidden() -> None:
+    with pytest.raises(errors.Internal) as refused, errors.failing_as("update failed"):
+        raise IntegrityError("driver text")
+    assert refused.value.body == {"error": "update failed"}
+    for absent in (OperationalError("gone"), InterfaceError("gone")):
+        with pytest.raises(type(absent)), errors.failing_as("update failed"):
+            raise absent
+    with pytest.raises(errors.NotFound), errors.failing_as("update failed"):
+        raise errors.NotFound("workspace not found")

@@ -16,7 +16,8 @@ from rest_framework.viewsets import ViewSet
 
 from access.permissions import Public
 from config.errors import Conflict
-from config.http import LimitBody, json_response, only
+from config.http import json_response, only
+from config.limits import LimitBody
 from config.urls import handler400, handler403, handler404, handler500  # noqa: F401
 from config.urls import urlpatterns as product
 from tests.clients import admin, anonymous
@@ -201,7 +202,7 @@ SECURITY = {
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("path", ["/health", "/nowhere", "/workspaces", "/metrics"])
+@pytest.mark.parametrize("path", ["/health", "/workspaces/nowhere/at/all", "/workspaces", "/metrics"])
 def test_every_response_carries_the_security_headers(path: str) -> None:
     answer = anonymous().get(path)
     assert {name: answer.get(name) for name in SECURITY} == SECURITY

@@ -13,12 +13,12 @@ from provisioning.backends.process import ProcessBackend
 
 class HeldBackend(ProcessBackend):
     def ensure_image(self, spec: StartSpec) -> ImageInfo:
-        _hold("before-start")
+        _hold("before-start", spec)
         return super().ensure_image(spec)
 
     def start(self, spec: StartSpec) -> Started:
         started = super().start(spec)
-        _hold("after-start")
+        _hold("after-start", spec)
         return started
 
 
@@ -27,9 +27,9 @@ def held_backend() -> HeldBackend:
     return HeldBackend(root=root, instance_id=settings.INSTANCE_ID, cwd=settings.BASE_DIR)
 
 
-def _hold(point: str) -> None:
-    folder = Path(settings.DATA_DIR)
-    if (folder / f"hold-{point}").exists():
-        (folder / "held").touch()
-    while (folder / f"hold-{point}").exists():
+def _hold(point: str, spec: StartSpec) -> None:
+    held = Path(settings.DATA_DIR) / f"hold-{point}-{spec.workspace_id}"
+    if held.exists():
+        held.with_name(f"held-{spec.workspace_id}").touch()
+    while held.exists():
         time.sleep(0.05)

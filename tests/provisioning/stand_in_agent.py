@@ -1,4 +1,4 @@
-"""Stands in for an agent where its speech does not matter: lives until told to stop, or ignores that as well."""
+"""Stands in for an agent where its speech does not matter: lives until told to stop, or even longer."""
 
 import json
 import os
@@ -15,7 +15,8 @@ seen = {
     "token": (configs / ".auth_token").read_text() if (configs / ".auth_token").exists() else None,
 }
 (configs.parent / "seen.json").write_text(json.dumps(seen))
-print("stand-in ready", flush=True)
+sys.stdout.write("stand-in ready\n")
+sys.stdout.flush()
 if "--stubborn" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 while True:

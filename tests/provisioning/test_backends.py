@@ -61,7 +61,9 @@ def processes(tmp_path: Path) -> Iterator[Callable[..., ProcessBackend]]:
     mark = f"test-{uuid4().hex}"
 
     def make(instance_id: str = mark, command: tuple[str, ...] = STAND_IN) -> ProcessBackend:
-        return ProcessBackend(root=tmp_path, instance_id=instance_id, cwd=django_settings.BASE_DIR, command=command)
+        return ProcessBackend(
+            root=tmp_path, instance_id=instance_id, cwd=django_settings.BASE_DIR, command=command
+        )
 
     yield make
     for one in psutil.process_iter(["cmdline"]):
@@ -77,7 +79,8 @@ def backend(request: pytest.FixtureRequest, processes: Callable[..., ProcessBack
 pytestmark = pytest.mark.django_db
 
 
-# --- Conformance ----------------------------------------------------------------------------------------------------
+# --- Conformance
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_what_was_started_runs(backend):
@@ -87,7 +90,11 @@ def test_what_was_started_runs(backend):
     assert started.url.startswith("http://127.0.0.1:")
     assert backend.status(wanted.workspace_id) == ComputeState.RUNNING
     (listed,) = backend.list_managed()
-    assert (listed.workspace_id, listed.generation, listed.compute_id) == (wanted.workspace_id, 1, started.compute_id)
+    assert (listed.workspace_id, listed.generation, listed.compute_id) == (
+        wanted.workspace_id,
+        1,
+        started.compute_id,
+    )
     assert listed.started_at is not None
 
 
@@ -158,7 +165,8 @@ def test_no_backend_is_called_inside_a_transaction(backend):
         backend.stop(uuid4())
 
 
-# --- Processes ------------------------------------------------------------------------------------------------------
+# --- Processes
+# ------------------------------------------------------------------------------------------------------
 
 
 def pids(backend: ProcessBackend) -> list[int]:
@@ -169,7 +177,9 @@ def test_files_are_there_before_the_agent_runs_and_secrets_are_private(processes
     backend, wanted = processes(), spec()
     backend.start(wanted)
     folder = tmp_path / str(wanted.workspace_id)
-    seen = json.loads(eventually(lambda: (folder / "seen.json").exists() and (folder / "seen.json").read_text()))
+    seen = json.loads(
+        eventually(lambda: (folder / "seen.json").exists() and (folder / "seen.json").read_text())
+    )
     assert seen["files"] == sorted(SECRETS)
     assert seen["token"] == "token"
     for name, mode in ((".auth_token", 0o600), (".platform_inbound_secret", 0o600), ("config.yaml", 0o644)):
@@ -184,7 +194,14 @@ def test_the_agent_gets_what_was_prepared_and_nothing_of_the_servers(processes, 
     stored = tmp_path / str(wanted.workspace_id) / "seen.json"
     environment = json.loads(eventually(lambda: stored.exists() and stored.read_text()))["environment"]
     environment.pop("LC_CTYPE", None)  # added by Python itself
-    assert set(environment) == {"PATH", "LANG", "HOME", "KEY", "WORKSPACE_CONFIG_PATH", "MOLECULE_WORKSPACE_URL"}
+    assert set(environment) == {
+        "PATH",
+        "LANG",
+        "HOME",
+        "KEY",
+        "WORKSPACE_CONFIG_PATH",
+        "MOLECULE_WORKSPACE_URL",
+    }
     assert environment["WORKSPACE_CONFIG_PATH"] == str(tmp_path / str(wanted.workspace_id) / "configs")
 
 

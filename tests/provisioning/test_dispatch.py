@@ -30,7 +30,14 @@ def test_creating_without_a_backend_fails_the_row_at_once(no_backend, doorbell, 
     assert (row.status, row.last_sample_error) == (Status.FAILED, MESSAGE)
     failed = StructureEvent.objects.filter(event_type="WORKSPACE_PROVISION_FAILED")
     assert [event.payload for event in failed] == [{"error": MESSAGE}]
-    fields = {"workspace_id": str(row.pk), "name": "A", "tier": 3, "runtime": "langgraph", "template": "", "sync": False}
+    fields = {
+        "workspace_id": str(row.pk),
+        "name": "A",
+        "tier": 3,
+        "runtime": "langgraph",
+        "template": "",
+        "sync": False,
+    }
     assert f"evt: provision.start {json.dumps(fields, sort_keys=True)}" in caplog.text
     assert WorkspaceConfig.objects.get(pk=row.pk).data == {
         "name": "A", "runtime": "langgraph", "tier": 3, "template": None
@@ -119,7 +126,8 @@ def test_a_debounce_shorter_than_the_health_check_is_refused(settings):
     ("mode", "org", "wired", "is_saas"),
     [
         ("saas", "", False, True), (" SaaS ", "", False, True), ("self-hosted", "org", True, False),
-        ("selfhosted", "org", False, False), ("standalone", "org", False, False), ("prod", "org", True, False),
+        ("selfhosted", "org", False, False), ("standalone", "org", False, False),
+        ("prod", "org", True, False),
         ("", "org", False, True), ("", "", True, True), ("", "", False, False),
     ],
 )  # fmt: skip
@@ -139,5 +147,3 @@ def test_defaults_per_runtime(settings):
     assert defaults.provision_timeout_s("hermes") == 5
     settings.MOLECULE_DEFAULT_RUNTIME = "house-made"
     assert {"house-made", "external", "gemini-cli"} <= defaults.known_runtimes()
-
-

@@ -34,7 +34,11 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def events_of(row: Workspace) -> list[tuple[str, dict[str, Any]]]:
-    return list(StructureEvent.objects.filter(workspace_id=row.pk).order_by("seq").values_list("event_type", "payload"))
+    return list(
+        StructureEvent.objects.filter(workspace_id=row.pk)
+        .order_by("seq")
+        .values_list("event_type", "payload")
+    )
 
 
 def test_a_start_ends_online_once_its_agent_registers(backend, doorbell):
@@ -94,7 +98,11 @@ def test_a_start_that_cannot_work_fails_with_a_safe_text(backend, doorbell):
     row.refresh_from_db()
     assert (row.status, row.last_sample_error) == (Status.FAILED, "workspace start failed")
     run = run_of(row)
-    assert (run.state, run.error_class, run.error_detail) == (RunState.FAILED, "boot_failed", "the secret reason")
+    assert (run.state, run.error_class, run.error_detail) == (
+        RunState.FAILED,
+        "boot_failed",
+        "the secret reason",
+    )
     assert events_of(row) == [("WORKSPACE_PROVISION_FAILED", {"error": "workspace start failed"})]
 
 
@@ -169,7 +177,9 @@ def test_a_run_overtaken_by_a_newer_generation_stops_what_it_started(backend, do
 
 def test_a_run_whose_lease_was_taken_over_leaves_the_compute_to_the_other(backend, doorbell):
     row = queued()
-    backend.before["start"] = lambda pk: ProvisionRun.objects.filter(workspace_id=pk).update(lease_owner="other")
+    backend.before["start"] = lambda pk: ProvisionRun.objects.filter(workspace_id=pk).update(
+        lease_owner="other"
+    )
     doorbell.work()
     run = run_of(row)
     assert (run.state, run.lease_owner) == (RunState.RUNNING, "other")
@@ -194,7 +204,9 @@ def test_the_old_process_cannot_bring_a_restarting_row_online(backend, doorbell)
 def test_an_image_that_cannot_be_had_declines_the_restart(backend, doorbell, caplog):
     row = running(backend, doorbell)
     url = Workspace.objects.get(pk=row.pk).url
-    backend.failures["ensure_image"] = deque([BackendError(ErrorClass.IMAGE_UNAVAILABLE, "the image is missing")])
+    backend.failures["ensure_image"] = deque(
+        [BackendError(ErrorClass.IMAGE_UNAVAILABLE, "the image is missing")]
+    )
     services.accept_restart(row.pk, {})
     caplog.clear()
     doorbell.work()
@@ -213,7 +225,9 @@ def test_an_image_that_cannot_be_had_declines_the_restart(backend, doorbell, cap
 def test_an_image_that_cannot_be_had_fails_a_restart_when_nothing_serves(backend, doorbell):
     row = running(backend, doorbell)
     backend.kill(row.pk)
-    backend.failures["ensure_image"] = deque([BackendError(ErrorClass.IMAGE_UNAVAILABLE, "the image is missing")])
+    backend.failures["ensure_image"] = deque(
+        [BackendError(ErrorClass.IMAGE_UNAVAILABLE, "the image is missing")]
+    )
     services.accept_restart(row.pk, {})
     doorbell.work()
     assert status_of(row) == Status.FAILED

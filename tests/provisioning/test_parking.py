@@ -259,14 +259,20 @@ def test_a_restart_takes_any_body(backend, doorbell, body):
 def test_an_external_restart_is_a_noop(no_backend, doorbell):
     row = WorkspaceFactory(runtime=EXTERNAL)
     answer = agent_of(row.pk).post(f"/workspaces/{row.pk}/restart")
-    assert (answer.status_code, answer.json()["status"], answer.json()["runtime"]) == (200, "noop", "external")
+    assert (answer.status_code, answer.json()["status"], answer.json()["runtime"]) == (
+        200,
+        "noop",
+        "external",
+    )
     assert status_of(row) == Status.ONLINE
 
 
 def test_a_restart_answers_while_the_stop_takes_its_time(backend, doorbell):
     row = running(backend, doorbell)
     backend.latency_s["stop"] = 60.0
-    assert admin().post(f"/workspaces/{row.pk}/restart").status_code == 200  # the test's own timeout is the judge
+    assert (
+        admin().post(f"/workspaces/{row.pk}/restart").status_code == 200
+    )  # the test's own timeout is the judge
     assert status_of(row) == Status.PROVISIONING
 
 
@@ -292,7 +298,9 @@ def test_a_start_that_waits_for_a_stop_is_rung_for_when_it_ends(backend, doorbel
         go_on.wait(10)
 
     backend.before["stop"] = slow
-    pausing = threading.Thread(target=lambda: at_once(lambda: services.pause(row.pk, cascade=True, dry_run=False)))
+    pausing = threading.Thread(
+        target=lambda: at_once(lambda: services.pause(row.pk, cascade=True, dry_run=False))
+    )
     pausing.start()
     assert entered.wait(10)
     services.resume(row.pk, cascade=True, dry_run=False)

@@ -39,7 +39,11 @@ def test_a_restart_is_accepted_at_once_and_done_by_the_worker(backend, doorbell)
     assert accepted
     assert (accepted.status, accepted.generation) == (Status.PROVISIONING, 2)
     assert accepted.url == row.url  # still routable: nothing is stopped yet
-    assert timedelta(minutes=59) < accepted.provision_deadline_at - accepted.status_changed_at < timedelta(minutes=61)
+    assert (
+        timedelta(minutes=59)
+        < accepted.provision_deadline_at - accepted.status_changed_at
+        < timedelta(minutes=61)
+    )
     assert len(backend.called("start")) == 1
     doorbell.work()
     run = run_of(row, 2)

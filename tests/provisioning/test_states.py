@@ -15,7 +15,7 @@ from workspaces.services import transitions
 S = Status
 LIVE = set(Status) - {S.REMOVED}
 
-# docs/reference/provisioning.md, States: what may become what.
+# docs/reference/workspaces.md, Status: what may become what.
 DOCUMENTED = {
     S.PROVISIONING: LIVE,
     S.ONLINE: {
@@ -27,7 +27,7 @@ DOCUMENTED = {
     S.AWAITING_AGENT: {S.ONLINE, S.DEGRADED, S.PAUSED},
     S.PAUSED: LIVE - {S.PAUSED},
     S.HIBERNATING: {S.ONLINE, S.DEGRADED, S.PAUSED},
-    S.HIBERNATED: {S.HIBERNATING, S.PROVISIONING, S.PAUSED},
+    S.HIBERNATED: {S.HIBERNATING, S.PAUSED},
     S.REMOVED: LIVE,
 }  # fmt: skip
 
@@ -60,7 +60,9 @@ VERBS: dict[str, tuple[Callable[[Workspace], object], dict[Status, Status]]] = {
         {S.ONLINE: S.OFFLINE, S.DEGRADED: S.OFFLINE},
     ),
     "decline_restart": (
-        lambda row: transitions.decline_restart(row.pk, row.generation, prior=S.ONLINE, error="e", reason="r"),
+        lambda row: transitions.decline_restart(
+            row.pk, row.generation, prior=S.ONLINE, error="e", reason="r"
+        ),
         {S.PROVISIONING: S.ONLINE},
     ),
     "claim_pause": (lambda row: transitions.claim_pause(row.pk), dict.fromkeys(LIVE - {S.PAUSED}, S.PAUSED)),
@@ -93,7 +95,7 @@ def test_each_verb_moves_what_it_may_and_nothing_else(valkey, verb, status):
     after = Workspace.objects.get(pk=row.pk)
     assert after.status == moves.get(status, status)
     assert after.generation == row.generation + (status in moves and verb in CLAIMS)
-    assert (after.status_changed_at != row.status_changed_at) == (status in moves)
+    assert (after.status_changed_at != row.status_changed_at) == (after.status != status)
 
 
 @pytest.mark.django_db

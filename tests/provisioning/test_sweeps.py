@@ -16,7 +16,7 @@ from config.locks import try_lock
 from provisioning import ledger, services, tasks
 from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.models import ProvisionRun, RunState, WorkspaceLifecycle
-from provisioning.services import sweeps
+from provisioning.services import execution, sweeps
 from tests.conftest import at_once
 from tests.provisioning.conftest import heartbeat, queued, register, run_of, running, status_of
 from tests.workspaces.factories import WorkspaceFactory
@@ -27,15 +27,25 @@ pytestmark = pytest.mark.django_db(transaction=True)
 AGES_AGO = timedelta(days=1)
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "STOP_PAUSES_S", (0.0, 0.0))
+
+
 def now() -> datetime:
     return timezone.now()
 
 
 def types_of(row: Workspace) -> list[str]:
-    return list(StructureEvent.objects.filter(workspace_id=row.pk).order_by("seq").values_list("event_type", flat=True))
+    return list(
+        StructureEvent.objects.filter(workspace_id=row.pk)
+        .order_by("seq")
+        .values_list("event_type", flat=True)
+    )
 
 
-# --- health ---------------------------------------------------------------------------------------------------------
+# --- health
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_compute_that_died_is_noticed_and_started_again(backend, doorbell):
@@ -57,7 +67,9 @@ def test_a_backend_that_cannot_tell_condemns_nobody(backend, doorbell):
     with pytest.raises(ConnectionError):
         sweeps.check_health(now())
     backend.unreachable = False
-    backend.before["status"] = lambda _: setattr(backend, "unreachable", True)  # fails between list and question
+    backend.before["status"] = lambda _: setattr(
+        backend, "unreachable", True
+    )  # fails between list and question
     assert sweeps.check_health(now()) == 0
     assert status_of(row) == Status.ONLINE
 
@@ -65,7 +77,9 @@ def test_a_backend_that_cannot_tell_condemns_nobody(backend, doorbell):
 def test_a_pause_between_the_sweeps_read_and_its_write_wins(backend, doorbell):
     row = running(backend, doorbell)
     backend.kill(row.pk)
-    backend.before["status"] = lambda pk: Workspace.objects.filter(pk=pk).update(status="paused", generation=2)
+    backend.before["status"] = lambda pk: Workspace.objects.filter(pk=pk).update(
+        status="paused", generation=2
+    )
     assert sweeps.check_health(now()) == 0
     assert status_of(row) == Status.PAUSED
 
@@ -100,7 +114,8 @@ def test_a_silent_external_agent_is_awaited_and_comes_back(no_backend, doorbell)
     assert not doorbell.rung
 
 
-# --- liveness -------------------------------------------------------------------------------------------------------
+# --- liveness
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_a_managed_agent_without_heartbeats_is_lost_and_restarted(backend, doorbell):
@@ -115,7 +130,10 @@ def test_a_managed_agent_without_heartbeats_is_lost_and_restarted(backend, doorb
 @pytest.mark.parametrize("status", [one for one in Status if one not in {"online", "degraded"}])
 def test_a_silent_agent_in_any_other_status_is_left_alone(no_backend, status):
     row = WorkspaceFactory(
-        status=status, last_heartbeat_at=now() - AGES_AGO, last_sample_error="x", provision_deadline_at=now() + AGES_AGO
+        status=status,
+        last_heartbeat_at=now() - AGES_AGO,
+        last_sample_error="x",
+        provision_deadline_at=now() + AGES_AGO,
     )
     sweeps.check_liveness(now())
     sweeps.check_health(now())
@@ -138,7 +156,8 @@ def test_a_dropped_request_does_not_strand_a_workspace(backend, doorbell):
     assert backend.running(row.pk) == [3]
 
 
-# --- timeouts -------------------------------------------------------------------------------------------------------
+# --- timeouts
+# -------------------------------------------------------------------------------------------------------
 
 
 def overdue(row: Workspace, by: int = 1) -> None:
@@ -194,7 +213,8 @@ def test_a_rename_does_not_extend_the_clock(backend, doorbell):
     assert sweeps.time_out_starts(now() + timedelta(seconds=601)) == 1
 
 
-# --- parked compute -------------------------------------------------------------------------------------------------
+# --- parked compute
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [Status.PAUSED, Status.HIBERNATED])
@@ -232,7 +252,9 @@ def test_an_owed_stop_spares_the_new_compute(backend, doorbell):
 
 def test_a_hibernation_cut_short_is_finished_after_five_minutes(backend, doorbell):
     row = running(backend, doorbell)
-    Workspace.objects.filter(pk=row.pk).update(status=Status.HIBERNATING, generation=2, status_changed_at=now())
+    Workspace.objects.filter(pk=row.pk).update(
+        status=Status.HIBERNATING, generation=2, status_changed_at=now()
+    )
     assert sweeps.stop_parked(now()) == 0
     assert sweeps.stop_parked(now() + timedelta(minutes=6)) == 1
     assert (status_of(row), backend.running(row.pk)) == (Status.HIBERNATED, [])
@@ -254,7 +276,8 @@ def test_one_failing_row_does_not_stop_the_others(backend, doorbell):
     assert sweeps.stop_parked(now()) == 2
 
 
-# --- requeue --------------------------------------------------------------------------------------------------------
+# --- requeue
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_a_lost_message_is_rung_again_and_not_with_every_tick(backend, doorbell):
@@ -304,7 +327,8 @@ def test_old_history_goes_and_pointers_to_compute_stay(backend, doorbell):
     assert list(ProvisionRun.objects.values_list("workspace_id", flat=True)) == [kept.pk]
 
 
-# --- ticks ----------------------------------------------------------------------------------------------------------
+# --- ticks
+# ----------------------------------------------------------------------------------------------------------
 
 TICKS = {
     Job.HEALTH_SWEEP: tasks.health_sweep,
@@ -327,7 +351,10 @@ def test_a_sweep_that_raises_is_on_record_and_the_others_go_on(backend, doorbell
     backend.unreachable = True
     tasks.health_sweep()
     tasks.liveness_backstop()
-    failed, fine = BackgroundJob.objects.get(pk=Job.HEALTH_SWEEP), BackgroundJob.objects.get(pk=Job.LIVENESS_BACKSTOP)
+    failed, fine = (
+        BackgroundJob.objects.get(pk=Job.HEALTH_SWEEP),
+        BackgroundJob.objects.get(pk=Job.LIVENESS_BACKSTOP),
+    )
     assert (failed.errors, "ConnectionError" in (failed.last_error or "")) == (1, True)
     assert (fine.errors, fine.last_error) == (0, None)
 
@@ -343,7 +370,9 @@ SWEEPS = [
 
 
 @pytest.mark.parametrize("sweep", SWEEPS, ids=lambda sweep: sweep.__name__)
-def test_an_idle_sweep_makes_three_statements_at_most(backend, doorbell, django_assert_max_num_queries, sweep):
+def test_an_idle_sweep_makes_three_statements_at_most(
+    backend, doorbell, django_assert_max_num_queries, sweep
+):
     running(backend, doorbell)
     heartbeat(backend.specs[0])
     WorkspaceFactory(status=Status.REMOVED)

@@ -23,7 +23,7 @@ from config import jobs
 from provisioning import services
 from provisioning.backends.base import Compute
 from provisioning.backends.process import ProcessBackend
-from provisioning.models import ProvisionRun, RunKind, RunState
+from provisioning.models import ProvisionRun, RunState
 from tests.provisioning.test_backends import eventually
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace
@@ -41,7 +41,9 @@ class Workers:
         self.folder = folder
         self.instance_id = f"test-{uuid4().hex}"
         self.broker = urlsplit(django_settings.REDIS_URL)._replace(path=f"/{BROKER_DATABASE}").geturl()
-        database = urlsplit(django_settings.DATABASE_URL)._replace(path=f"/{connection.settings_dict['NAME']}")
+        database = urlsplit(django_settings.DATABASE_URL)._replace(
+            path=f"/{connection.settings_dict['NAME']}"
+        )
         self.environment = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "tests.provisioning.worker_settings",
@@ -64,7 +66,8 @@ class Workers:
 
     def start(self) -> subprocess.Popen[bytes]:
         """A worker with its own beat, as the stack runs them, in a process group of its own."""
-        command = f"celery -A config worker -B -s {self.folder}/beat-{len(self.running)} -Q lifecycle,teardown,sweeps"
+        schedule = self.folder / f"beat-{len(self.running)}"
+        command = f"celery -A config worker -B -s {schedule} -Q lifecycle,teardown,sweeps"
         habits = "-c 3 --prefetch-multiplier 1 -l info --without-gossip --without-mingle"
         with open(self.folder / f"worker-{len(self.running)}.log", "wb") as log:
             worker = subprocess.Popen(
@@ -82,11 +85,17 @@ class Workers:
         root = self.folder / "workspaces"
         return ProcessBackend(root=root, instance_id=self.instance_id, cwd=self.folder).list_managed()
 
-    def hold(self, point: str) -> None:
-        (self.folder / f"hold-{point}").touch()
+    def agents_of(self, row: Workspace) -> list[Compute]:
+        return [agent for agent in self.agents() if agent.workspace_id == row.pk]
 
-    def held(self) -> bool:
-        return (self.folder / "held").exists()
+    def hold(self, point: str, row: Workspace) -> None:
+        (self.folder / f"hold-{point}-{row.pk}").touch()
+
+    def held(self, row: Workspace) -> bool:
+        return (self.folder / f"held-{row.pk}").exists()
+
+    def let_go_of(self, point: str, row: Workspace) -> None:
+        (self.folder / f"hold-{point}-{row.pk}").unlink()
 
     def let_go(self) -> None:
         for held in self.folder.glob("hold-*"):
@@ -115,22 +124,25 @@ def workers(
     yield made
     made.end()
     dispatch.choose_again()
-    print(made.logs())
+    sys.stdout.write(made.logs())
 
 
-def queued() -> Workspace:
-    row = WorkspaceFactory(status=Status.PROVISIONING)
-    services.provision_async(row, kind=RunKind.CREATE)
-    return row
+def accepted() -> Workspace:
+    return WorkspaceFactory(status=Status.PROVISIONING)
 
 
-def watched(workers: Workers, condition: Callable[[], bool], within_s: float) -> None:
-    """Wait for `condition`, and see all the while that there is never a second agent."""
+def watched(workers: Workers, rows: list[Workspace], condition: Callable[[], bool], within_s: float) -> None:
+    """Wait for `condition`, and see all the while that no workspace ever has a second agent."""
     deadline = time.monotonic() + within_s
     while not condition():
-        assert len(workers.agents()) <= 1, "two agents for one workspace"
+        for row in rows:
+            assert len(workers.agents_of(row)) <= 1, "two agents for one workspace"
         assert time.monotonic() < deadline, workers.logs()
         time.sleep(0.1)
+
+
+def is_online(row: Workspace) -> bool:
+    return Workspace.objects.get(pk=row.pk).status == Status.ONLINE
 
 
 def is_done(row: Workspace) -> bool:
@@ -138,60 +150,82 @@ def is_done(row: Workspace) -> bool:
     return state == RunState.SUCCEEDED and Workspace.objects.get(pk=row.pk).status == Status.ONLINE
 
 
-@pytest.mark.parametrize("point", ["before-start", "after-start"])
-def test_a_worker_killed_in_the_middle_is_made_up_for_within_a_minute(workers, point):
-    workers.hold(point)
+def test_a_worker_killed_in_the_middle_is_made_up_for_within_a_minute(workers):
+    """One start is held before its compute exists, one after, before anything is stored: the two ways to lose
+    it.
+    """
+    early, late = accepted(), accepted()
+    workers.hold("before-start", early)
+    workers.hold("after-start", late)
     worker = workers.start()
-    row = queued()
-    eventually(workers.held, within_s=40)
-    assert len(workers.agents()) == (point == "after-start")
-    before = workers.agents()
+    for row in (early, late):
+        services.provision_async(row)
+    eventually(lambda: workers.held(early) and workers.held(late), within_s=40)
+    orphan = workers.agents()
+    assert [agent.workspace_id for agent in orphan] == [late.pk]
     os.killpg(worker.pid, signal.SIGKILL)
     killed_at = time.monotonic()
     worker.wait()
-    assert ProvisionRun.objects.get(workspace_id=row.pk).state == RunState.RUNNING
+    assert set(ProvisionRun.objects.values_list("state", flat=True)) == {RunState.RUNNING}
     workers.let_go()
     workers.start()
-    watched(workers, lambda: is_done(row), within_s=A_MINUTE_S)
+    watched(workers, [early, late], lambda: is_done(early) and is_done(late), within_s=A_MINUTE_S)
     assert time.monotonic() - killed_at < A_MINUTE_S
-    run = ProvisionRun.objects.get(workspace_id=row.pk)
-    (agent,) = workers.agents()
-    assert (run.attempts, run.compute_id, agent.generation) == (2, agent.compute_id, 1)
-    if before:
-        assert agent == before[0]  # adopted, not started again
+    for row in (early, late):
+        run = ProvisionRun.objects.get(workspace_id=row.pk)
+        (agent,) = workers.agents_of(row)
+        assert (run.attempts, run.compute_id, agent.generation) == (2, agent.compute_id, 1)
+    assert workers.agents_of(late) == orphan  # adopted, not started again
 
 
 def test_a_worker_child_told_to_stop_hands_its_start_to_another_at_once(workers):
-    workers.hold("before-start")
+    row = accepted()
+    workers.hold("before-start", row)
     worker = workers.start()
-    row = queued()
-    eventually(workers.held, within_s=40)
+    services.provision_async(row)
+    eventually(lambda: workers.held(row), within_s=40)
     owner = ProvisionRun.objects.get(workspace_id=row.pk).lease_owner or ""
     child = psutil.Process(int(owner.split(":")[1]))
     assert child.ppid() == worker.pid
-    workers.let_go()
-    workers.hold("after-start")  # so that the next one is seen at work
+    workers.hold("after-start", row)  # so that the next one is seen at work
     child.terminate()
-    eventually(lambda: ProvisionRun.objects.get(workspace_id=row.pk).lease_owner not in (None, owner), within_s=20)
+    child.wait(10)
+    workers.let_go_of("before-start", row)
+    eventually(
+        lambda: ProvisionRun.objects.get(workspace_id=row.pk).lease_owner not in (None, owner), within_s=20
+    )
     workers.let_go()
-    watched(workers, lambda: is_done(row), within_s=20)
+    watched(workers, [row], lambda: is_done(row), within_s=20)
     assert ProvisionRun.objects.get(workspace_id=row.pk).attempts == 1
 
 
 def test_a_restart_and_a_delete_reach_the_real_agent(workers):
     workers.start()
-    row = queued()
-    watched(workers, lambda: is_done(row), within_s=40)
+    row = accepted()
+    services.provision_async(row)
+    watched(workers, [row], lambda: is_done(row), within_s=40)
     (first,) = workers.agents()
     services.accept_restart(row.pk, {})
-    watched(workers, lambda: Workspace.objects.get(pk=row.pk).status == Status.ONLINE, within_s=30)
+    watched(workers, [row], lambda: is_online(row), within_s=30)
     (second,) = workers.agents()
     assert (first.generation, second.generation) == (1, 2)
     services.pause(row.pk, cascade=True, dry_run=False)
     assert workers.agents() == []
     services.resume(row.pk, cascade=True, dry_run=False)
-    watched(workers, lambda: Workspace.objects.get(pk=row.pk).status == Status.ONLINE, within_s=30)
+    watched(workers, [row], lambda: is_online(row), within_s=30)
     Workspace.objects.filter(pk=row.pk).update(status=Status.REMOVED, generation=9, cleanup_pending=True)
     assert services.teardown([row.pk]) == 0
     assert workers.agents() == []
     assert not (workers.folder / "workspaces" / str(row.pk)).exists()
+
+
+def test_a_killed_agent_is_noticed_and_brought_back(workers):
+    workers.start()
+    row = accepted()
+    services.provision_async(row)
+    watched(workers, [row], lambda: is_done(row), within_s=40)
+    (first,) = workers.agents()
+    os.kill(int(first.compute_id.split("-")[1]), signal.SIGKILL)
+    watched(workers, [row], lambda: not is_online(row), within_s=30)
+    watched(workers, [row], lambda: is_online(row), within_s=30)
+    assert [agent.generation for agent in workers.agents()] == [2]

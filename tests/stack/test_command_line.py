@@ -180,9 +180,7 @@ def test_the_kernel_ends_the_children_of_a_killed_supervisor(start_small: Start,
     running = start_small().until_up()
     guard = running.part("guard")
     guard.suspend()
-    parts = [
-        running.part(name) for name in ("postgres", "valkey", "api", "files", "realtime", "worker", "nginx")
-    ]
+    parts = [running.part(name) for name in ("postgres", "valkey", "api", "files", "worker", "nginx")]
     running.process.kill()
     running.process.wait()
     eventually(lambda: not [part for part in parts if processes.runs(part)])

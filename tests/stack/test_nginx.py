@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import http.client
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -16,10 +17,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ruamel.yaml import YAML
 
 from stack import ports, processes
+from stack.application import PROJECT
 from stack.log import Log
-from stack.nginx import Nginx, render
+from stack.nginx import TEMPLATE, Nginx, binary, render
 from stack.supervisor import Supervisor
 from tests.stack.running import Answer, ask, eventually
 from tests.stack.small import Small
@@ -226,6 +229,23 @@ def test_an_event_stream_is_not_held_back() -> None:
             assert answer.read() == b"\ndata: 2\n\n"
             connection.close()
             pool.join()
+
+
+def test_the_values_of_compose_make_a_configuration(tmp_path: Path) -> None:
+    given = YAML(typ="safe").load(PROJECT / "compose.yaml")["services"]["nginx"]["environment"]
+    values = {name: str(value) for name, value in given.items()} | {
+        "MAIN_DIRECTIVES": "",  # its account is the image's
+        "RUN_DIR": str(tmp_path),
+        "FORWARDED_PROTO": "$scheme",
+    }
+    (tmp_path / "nginx.conf").write_text(render(TEMPLATE.read_text(), values))
+    checked = subprocess.run(
+        [binary(), "-t", "-p", tmp_path, "-c", tmp_path / "nginx.conf"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_a_name_without_a_value_is_an_error() -> None:

@@ -6,11 +6,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import DataError, connection
 
 from access.models import WorkspaceAuthToken, WorkspaceSecret
 from activity.models import StructureEvent
 from tests.clients import admin, anonymous
 from tests.conftest import at_once
+from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace, WorkspaceConfig
 
 pytestmark = pytest.mark.django_db
@@ -175,7 +177,88 @@ def test_nothing_is_announced_of_a_creation_that_fails(monkeypatch, published):
 
     monkeypatch.setattr(crud, "store_secrets", broken)
     answer = create(secrets={"K": "v"})
-    assert (answer.status_code, answer.json()) == (500, {"error": "internal error"})
+    assert (answer.status_code, answer.json()) == (500, {"error": "failed to encrypt secret: K"})
     assert not Workspace.objects.exists()
     assert not StructureEvent.objects.exists()
     assert published == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_secret_that_could_not_be_kept_is_named(monkeypatch):
+    from workspaces.services import crud
+
+    real = crud.store_secrets
+
+    def broken(*, workspace_id: Any, values: dict[str, str]) -> None:
+        if "B" in values:
+            raise DataError("value too odd")
+        real(workspace_id=workspace_id, values=values)
+
+    monkeypatch.setattr(crud, "store_secrets", broken)
+    answer = create(secrets={"A": "1", "B": "2"})
+    assert (answer.status_code, answer.json()) == (500, {"error": "failed to save secret: B"})
+    assert not Workspace.objects.exists()
+    assert not WorkspaceSecret.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_insert_that_fails_says_so_in_a_fixed_sentence():
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE workspaces RENAME COLUMN awareness_namespace TO elsewhere")
+    try:
+        answer = create()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE workspaces RENAME COLUMN elsewhere TO awareness_namespace")
+    assert (answer.status_code, answer.json()) == (500, {"error": "failed to create workspace"})
+
+
+def test_memories_to_begin_with_are_taken_and_a_position_may_carry_more_keys(caplog):
+    answer = create(
+        initial_memories=[{"content": "The office is in Oslo.", "scope": "team"}],
+        canvas={"x": 4, "name": "n"},
+    )
+    assert answer.status_code == 201
+    assert "initial_memories.ignored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"url": "https://8.8.8.8/\x00", "external": True},
+        {"workspace_dir": "/a\x00b"},
+        {"secrets": {"A\x00": "1"}},
+        {"secrets": {"A": "1\x00"}},
+        {"secrets": {"not a name": "1"}},
+        {"canvas": {"x": "left"}},
+        {"canvas": [1, 2]},
+        {"initial_memories": "none"},
+        {"max_concurrent_tasks": "two"},
+    ],
+)
+def test_what_cannot_be_stored_is_a_malformed_body(fields):
+    answer = create(**fields)
+    assert (answer.status_code, answer.json()) == (400, {"error": "invalid workspace payload"})
+    assert not Workspace.objects.exists()
+
+
+def test_every_field_is_judged_before_a_template_is_asked_and_an_address_looked_up():
+    bad = {"template": "support", "tier": 9}
+    assert create(**bad).json()["error"] == "tier must be between 1 and 4"
+    nobody = {"external": True, "url": "http://169.254.169.254/", "parent_id": str(uuid4())}
+    assert create(**nobody).json()["error"] == "parent workspace not found"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_child_is_created_under_a_team_that_is_being_deleted():
+    for _ in range(6):
+        top = WorkspaceFactory()
+        team = WorkspaceFactory(parent=top)
+        outcomes = at_once(
+            lambda team=team: create(name="child", parent_id=str(team.pk)),
+            lambda top=top: admin().delete(f"/workspaces/{top.pk}?confirm=true"),
+        )
+        assert outcomes[0].status_code in {201, 400}
+        assert outcomes[1].status_code == 200
+        alive = Workspace.objects.live().filter(parent__status=Status.REMOVED)
+        assert not alive.exists()

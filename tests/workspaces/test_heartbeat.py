@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+import orjson
 import pytest
 import redis
 from django.db import connection
@@ -17,7 +18,8 @@ from activity.models import ActivityLog, StructureEvent
 from tests.clients import Api, agent_of, anonymous
 from tests.conftest import at_once
 from tests.workspaces.factories import WorkspaceFactory
-from workspaces.cache import alive_key
+from workspaces import hooks
+from workspaces.cache import alive_key, runtime_key
 from workspaces.models import EXTERNAL, Status, Workspace
 from workspaces.services import remove_workspace
 
@@ -273,3 +275,113 @@ def test_of_many_beats_with_one_new_task_one_announces_it(valkey):
         frames.append(message["data"])
     assert sum(b'"TASK_UPDATED"' in frame for frame in frames) == 1
     assert sum(b'"WORKSPACE_HEARTBEAT"' in frame for frame in frames) == 6
+
+
+# --- What a runtime declares
+
+
+def declared(valkey: Any, row: Workspace) -> Any:
+    stored = valkey.get(runtime_key(row.pk))
+    return orjson.loads(stored) if stored else None
+
+
+def test_what_a_runtime_declares_is_kept_replaced_and_cleared(valkey):
+    row = WorkspaceFactory()
+    agent = agent_of(row.pk)
+    beat(agent, row, runtime_metadata={"capabilities": {"scheduler": True}, "idle_timeout_seconds": 900})
+    assert declared(valkey, row) == {"capabilities": {"scheduler": True}, "idle_timeout_seconds": 900}
+    assert 0 < valkey.ttl(runtime_key(row.pk)) <= 86_400
+    beat(agent, row, uptime_seconds=9)
+    assert declared(valkey, row) is not None
+    beat(agent, row, runtime_metadata={"capabilities": {"retry": False}})
+    assert declared(valkey, row) == {"capabilities": {"retry": False}, "idle_timeout_seconds": None}
+    for nothing in (None, {}):
+        beat(agent, row, runtime_metadata={"idle_timeout_seconds": 5})
+        beat(agent, row, uptime_seconds=0, current_task="", runtime_metadata=nothing)  # a task push
+        assert declared(valkey, row) is not None
+        beat(agent, row, uptime_seconds=9, runtime_metadata=nothing)
+        assert declared(valkey, row) is None
+
+
+def test_what_is_not_understood_is_left_out(valkey):
+    row = WorkspaceFactory()
+    agent = agent_of(row.pk)
+    odd = {
+        "capabilities": {"status_mgmt": "yes", "flying": True, "session": True},
+        "idle_timeout_seconds": -1,
+    }
+    beat(agent, row, runtime_metadata=odd)
+    assert declared(valkey, row) == {"capabilities": {"session": True}, "idle_timeout_seconds": None}
+    answer = beat(agent, row, error_rate=0.9, runtime_metadata={"capabilities": ["status_mgmt"]})
+    assert answer.status_code == 200
+    assert beat(agent, row, runtime_metadata="all of them").status_code == 400
+
+
+# --- A card that comes with a beat
+
+
+def test_a_beat_brings_the_card_of_a_lost_registration_and_replaces_none():
+    row = WorkspaceFactory(name="Ada", role="reads mail")
+    agent = agent_of(row.pk)
+    beat(agent, row, agent_card={"name": "", "url": "http://169.254.169.254/", "skills": ["a\x00"]})
+    row.refresh_from_db()
+    assert row.agent_card == {
+        "name": "Ada", "description": "Ada", "role": "reads mail", "skills": ["a\ufffd"],
+    }  # fmt: skip
+    beat(agent, row, agent_card={"name": "other"})
+    row.refresh_from_db()
+    assert row.agent_card["name"] == "Ada"
+
+
+def test_an_unusable_card_does_not_cost_the_beat():
+    row = WorkspaceFactory()
+    agent = agent_of(row.pk)
+    for card in ("Ada", [], {}, {"name": "x" * 300_000}):
+        assert beat(agent, row, agent_card=card).status_code == 200
+    row.refresh_from_db()
+    assert row.agent_card is None
+
+
+# --- Room for another task
+
+
+def test_a_living_workspace_with_a_free_slot_asks_for_work(monkeypatch):
+    asked: list[Any] = []
+    monkeypatch.setattr(hooks, "has_free_slot", [asked.append])
+    row = WorkspaceFactory(max_concurrent_tasks=2)
+    agent = agent_of(row.pk)
+    beat(agent, row, active_tasks=1)
+    assert asked == [row.pk]
+    beat(agent, row, active_tasks=2)
+    parked = WorkspaceFactory(status=Status.PAUSED)
+    beat(agent_of(parked.pk), parked, active_tasks=0)
+    assert asked == [row.pk]
+
+
+# --- Failures
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_write_that_fails_says_so(monkeypatch):
+    from workspaces.services import heartbeats
+
+    monkeypatch.setattr(heartbeats, "_WRITE", "SELECT 1 / 0")
+    row = WorkspaceFactory(status=Status.OFFLINE)
+    answer = beat(agent_of(row.pk), row, **FULL)
+    assert (answer.status_code, answer.json()) == (500, {"error": "failed to update"})
+    row.refresh_from_db()
+    assert row.status == Status.OFFLINE
+    assert events() == []
+
+
+def test_a_removed_workspace_is_told_so_in_the_words_runtimes_react_to():
+    row = WorkspaceFactory(status=Status.REMOVED)
+    answer = beat(anonymous(), row)
+    assert answer.status_code == 401
+    body = answer.json()
+    assert (body["error"], body["code"], body["id"]) == (
+        "workspace removed",
+        "workspace_removed",
+        str(row.pk),
+    )
+    assert "hint" in body

@@ -5,10 +5,12 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
+from django.db import connection
 
-from tests.clients import admin, agent_of, anonymous
+from tests.clients import Api, admin, agent_of, anonymous
+from tests.conftest import ADMIN_TOKEN
 from tests.workspaces.factories import WorkspaceFactory
-from workspaces.models import CanvasLayout, Status
+from workspaces.models import CanvasLayout, Status, Workspace
 
 pytestmark = pytest.mark.django_db
 
@@ -123,3 +125,29 @@ def test_removed_routes_stay_removed():
         assert admin().post(f"/workspaces/{row.pk}/{verb}").status_code == 404
     row.refresh_from_db()
     assert row.status == Status.ONLINE
+
+
+def test_a_canvas_that_has_the_list_is_not_sent_it_again():
+    row = WorkspaceFactory()
+    first = admin().get("/workspaces")
+    etag = first.headers["ETag"]
+    assert etag.startswith('W/"')
+    again = Api(ADMIN_TOKEN, HTTP_IF_NONE_MATCH=f'"other", {etag}').get("/workspaces")
+    assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", etag)
+    Workspace.objects.filter(pk=row.pk).update(current_task="reading")
+    changed = Api(ADMIN_TOKEN, HTTP_IF_NONE_MATCH=etag).get("/workspaces")
+    assert (changed.status_code, changed.json()[0]["current_task"]) == (200, "reading")
+    assert Api(HTTP_IF_NONE_MATCH=etag).get("/workspaces").status_code == 401
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_list_that_cannot_be_read_whole_is_an_error():
+    WorkspaceFactory()
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE canvas_layouts RENAME TO elsewhere")
+    try:
+        answer = admin().get("/workspaces")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE elsewhere RENAME TO canvas_layouts")
+    assert (answer.status_code, answer.json()) == (500, {"error": "query failed"})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import DatabaseError, connection
 from django.utils import timezone
 
 from access.models import TokenKind, WorkspaceAuthToken
@@ -14,6 +16,8 @@ from activity.models import ActivityLog, StructureEvent
 from tests.clients import Api, admin, agent_of, anonymous
 from tests.conftest import at_once
 from tests.workspaces.factories import WorkspaceFactory
+from workspaces import hooks
+from workspaces.cache import alive_key, internal_url_key, runtime_key, url_key
 from workspaces.models import EXTERNAL, Status, UrlSource, Workspace
 
 pytestmark = pytest.mark.django_db
@@ -161,3 +165,161 @@ def test_a_stranger_cannot_put_an_agent_into_the_tree_but_an_operator_can():
     assert admin().post("/registry/register", body).status_code == 200
     row = Workspace.objects.get(pk=body["id"])
     assert (row.name, row.status, row.runtime, row.tier) == (body["id"], Status.ONLINE, EXTERNAL, 3)
+
+
+# --- Cards and addresses
+
+
+def test_a_card_that_is_too_large_or_cannot_be_stored_is_refused():
+    row = WorkspaceFactory()
+    agent = agent_of(row.pk)
+    too_large = register(agent, row, url=PUBLIC, agent_card={"name": "x" * (256 * 1024)})
+    assert (too_large.status_code, too_large.json()) == (
+        400, {"error": "agent_card must be at most 262144 bytes"},
+    )  # fmt: skip
+    assert register(agent, row, url=PUBLIC, agent_card={"a": {"b": "\x00"}}).status_code == 400
+    assert register(agent, row, url=PUBLIC + "\x00").json() == {"error": "invalid request body"}
+    row.refresh_from_db()
+    assert (row.agent_card, row.url) == (None, None)
+
+
+def test_the_cards_own_address_is_judged_too():
+    row = WorkspaceFactory()
+    agent = agent_of(row.pk)
+    bad = {"name": "Ada", "url": "http://169.254.169.254/"}
+    answer = register(agent, row, url=PUBLIC, agent_card=bad)
+    assert (answer.status_code, answer.json()) == (
+        400, {"error": "url targets a blocked address: link-local"},
+    )  # fmt: skip
+    assert register(agent, row, delivery_mode="poll", agent_card=bad).status_code == 200
+    row.refresh_from_db()
+    assert "url" not in row.agent_card
+
+
+def test_the_cards_address_serves_where_none_is_given():
+    row = WorkspaceFactory()
+    register(agent_of(row.pk), row, agent_card={"name": "Ada", "url": PUBLIC})
+    row.refresh_from_db()
+    assert row.url == PUBLIC
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_agents_addresses_are_cached_and_what_it_declared_before_is_forgotten(valkey):
+    row = WorkspaceFactory(runtime=EXTERNAL)
+    agent = agent_of(row.pk)
+    valkey.set(runtime_key(row.pk), b'{"capabilities":{"status_mgmt":true}}')
+    register(agent, row, url=PUBLIC)
+    assert valkey.get(url_key(row.pk)) == valkey.get(internal_url_key(row.pk)) == PUBLIC.encode()
+    assert 0 < valkey.ttl(url_key(row.pk)) <= 300
+    assert 170 < valkey.ttl(alive_key(row.pk)) <= 180
+    assert not valkey.exists(runtime_key(row.pk))
+    register(agent, row, delivery_mode="poll", url=PUBLIC)
+    assert not valkey.exists(url_key(row.pk), internal_url_key(row.pk))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_servers_own_addresses_are_cached_for_its_compute(valkey, monkeypatch):
+    monkeypatch.setattr(hooks, "internal_address", [lambda row: f"http://ws-{row.pk}:8000"])
+    row = WorkspaceFactory(url="http://127.0.0.1:32001", url_source=UrlSource.PLATFORM)
+    register(agent_of(row.pk), row, url="http://container.invalid:8000")
+    assert valkey.get(url_key(row.pk)) == b"http://127.0.0.1:32001"
+    assert valkey.get(internal_url_key(row.pk)) == f"http://ws-{row.pk}:8000".encode()
+
+
+def test_a_parked_workspace_is_not_marked_alive(valkey):
+    row = WorkspaceFactory(status=Status.PAUSED)
+    register(agent_of(row.pk), row, url=PUBLIC)
+    assert not valkey.exists(alive_key(row.pk), url_key(row.pk))
+
+
+# --- Who may register
+
+
+def test_a_removed_workspace_is_gone_and_nothing_of_it_comes_back(published):
+    row = WorkspaceFactory(status=Status.REMOVED)
+    for api in (anonymous(), admin(), Api("junk")):
+        answer = register(api, row, url=PUBLIC)
+        assert (answer.status_code, set(answer.json())) == (410, {"error", "id", "hint"})
+    assert not WorkspaceAuthToken.objects.exists()
+    assert not StructureEvent.objects.exists()
+
+
+def test_a_token_that_a_new_start_revoked_counts_as_none_while_it_starts():
+    row = WorkspaceFactory(status=Status.PROVISIONING, generation=2)
+    old = mint_token(workspace_id=row.pk, kind=TokenKind.INSTANCE, generation=1)
+    WorkspaceAuthToken.objects.update(revoked_at=timezone.now())
+    assert "auth_token" in register(Api(old), row, url=PUBLIC).json()
+    assert register(Api(old), row, url=PUBLIC).json() == {"error": "invalid workspace auth token"}
+
+
+def test_a_start_that_has_timed_out_gives_no_token_any_more():
+    row = WorkspaceFactory(
+        status=Status.PROVISIONING, provision_deadline_at=timezone.now() - timedelta(seconds=1)
+    )
+    mint_token(workspace_id=row.pk, kind=TokenKind.API)
+    WorkspaceAuthToken.objects.update(revoked_at=timezone.now())
+    assert register(anonymous(), row, url=PUBLIC).status_code == 401
+
+
+def test_two_different_bearers_name_nobody():
+    row = WorkspaceFactory()
+    token = mint_token(workspace_id=row.pk, kind=TokenKind.INSTANCE)
+    twice = Api(HTTP_AUTHORIZATION=f"Bearer {token}, Bearer {token}")
+    assert register(twice, row, url=PUBLIC).status_code == 200
+    other = Api(HTTP_AUTHORIZATION=f"Bearer {token}, Bearer other")
+    assert register(other, row, url=PUBLIC).json() == {"error": "invalid workspace auth token"}
+
+
+def test_in_the_hatch_an_unknown_id_needs_no_credential_and_only_once(settings):
+    settings.ADMIN_TOKEN, settings.MOLECULE_DEV_OPEN, settings.MOLECULE_ENV = "", True, "development"
+    body = {"id": str(uuid4()), "agent_card": {"name": "Ada"}, "url": PUBLIC}
+    first = anonymous().post("/registry/register", body)
+    assert (first.status_code, len(first.json()["auth_token"])) == (200, 43)
+    again = anonymous().post("/registry/register", body)
+    assert again.json() == {"error": "missing workspace auth token"}
+    assert Api("junk").post("/registry/register", {**body, "id": str(uuid4())}).status_code == 404
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_first_contacts_the_slower_one_changes_nothing():
+    row = WorkspaceFactory(status=Status.PROVISIONING)
+    urls = ["https://8.8.8.8/one", "https://8.8.4.4/two"]
+    answers = at_once(*[lambda url=url: register(anonymous(), row, url=url) for url in urls])
+    assert sorted(answer.status_code for answer in answers) == [200, 401]
+    row.refresh_from_db()
+    assert row.url == urls[[answer.status_code for answer in answers].index(200)]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_unknown_id_registered_twice_at_once_is_one_row():
+    body = {"id": str(uuid4()), "agent_card": {"name": "Ada"}, "url": PUBLIC}
+    answers = at_once(*[lambda: admin().post("/registry/register", body)] * 4)
+    assert sorted(answer.status_code for answer in answers) == [200, 401, 401, 401]
+    assert WorkspaceAuthToken.objects.live().count() == Workspace.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_write_that_fails_says_so_and_mints_nothing(monkeypatch):
+    from workspaces.services import registration
+
+    def broken(*given: Any, **named: Any) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 / 0")
+
+    monkeypatch.setattr(registration, "_store", broken)
+    row = WorkspaceFactory(status=Status.PROVISIONING)
+    answer = register(anonymous(), row, url=PUBLIC)
+    assert (answer.status_code, answer.json()) == (500, {"error": "registration failed"})
+    assert not WorkspaceAuthToken.objects.exists()
+
+
+def test_without_its_secret_a_registration_still_counts(monkeypatch):
+    from workspaces.services import inbound_secrets
+
+    def broken(workspace_id: Any) -> str:
+        raise DatabaseError("no")
+
+    monkeypatch.setattr(inbound_secrets, "inbound_secret", broken)
+    row = WorkspaceFactory()
+    answer = register(agent_of(row.pk), row, url=PUBLIC)
+    assert (answer.status_code, "platform_inbound_secret" in answer.json()) == (200, False)

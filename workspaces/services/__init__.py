@@ -1,33 +1,59 @@
 """The verbs of the org tree; nothing else writes its tables."""
 
+from workspaces.services.agents import assign_agent, move_agent, remove_agent, replace_agent
+from workspaces.services.budgets import set_budget
+from workspaces.services.cards import update_card
+from workspaces.services.configs import merge_config
 from workspaces.services.crud import (
     Created,
     NewWorkspace,
-    Removal,
     check_present,
     create_workspace,
-    owing_stop,
     remember_config,
-    remove_workspace,
     update_workspace,
 )
+from workspaces.services.discovery import discover
+from workspaces.services.external import external_workspace, rotate_credentials
 from workspaces.services.heartbeats import heartbeat
 from workspaces.services.inbound_secrets import inbound_secret, rotate_inbound_secret
+from workspaces.services.model_choice import choose, chosen
+from workspaces.services.purging import purge_workspaces, stops_failed
 from workspaces.services.registration import Registration, register
+from workspaces.services.removal import Removal, owing_stop, remove_workspace
+from workspaces.services.resealing import reseal_inbound_secrets
+from workspaces.services.usage import record_usage
+from workspaces.services.viewports import save_viewport
 
 __all__ = [
     "Created",
     "NewWorkspace",
     "Registration",
     "Removal",
+    "assign_agent",
     "check_present",
+    "choose",
+    "chosen",
     "create_workspace",
+    "discover",
+    "external_workspace",
     "heartbeat",
     "inbound_secret",
+    "merge_config",
+    "move_agent",
     "owing_stop",
+    "purge_workspaces",
+    "record_usage",
     "register",
     "remember_config",
+    "remove_agent",
     "remove_workspace",
+    "replace_agent",
+    "reseal_inbound_secrets",
+    "rotate_credentials",
     "rotate_inbound_secret",
+    "save_viewport",
+    "set_budget",
+    "stops_failed",
+    "update_card",
     "update_workspace",
 ]

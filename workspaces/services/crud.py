@@ -119,7 +119,7 @@ def _keep_secrets(workspace_id: UUID, values: Mapping[str, str]) -> None:
                 store_secrets(workspace_id=workspace_id, values={key: value})
             except DatabaseError:
                 raise
-            except Exception as error:  # whatever keeps the cipher from working: no workspace without its secrets
+            except Exception as error:  # whatever keeps the cipher from working
                 log.exception("secret.not_sealed", workspace_id=str(workspace_id), key=key)
                 raise Internal(f"failed to encrypt secret: {key}") from error
 
@@ -131,7 +131,7 @@ def _first_token(row: Workspace) -> str:
             return mint_token(workspace_id=row.pk, kind=TokenKind.INSTANCE, generation=row.generation)
     except (OperationalError, InterfaceError):
         raise
-    except DatabaseError:
+    except Exception:
         hint = f"POST /workspaces/{row.pk}/external/rotate mints a token"
         log.exception("external.token_not_minted", workspace_id=str(row.pk), hint=hint)
         return ""

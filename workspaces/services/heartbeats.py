@@ -2,13 +2,11 @@
 changes.
 
 The row is read together with its credential; one pure function decides; one conditional write repeats what
-was read,
-so a lost race is noticed and decided again. Source: docs/reference/registry.md, Heartbeat.
+was read, so a lost race is noticed and decided again. Source: docs/reference/registry.md, Heartbeat.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,24 +20,25 @@ from django.utils import timezone
 from redis.client import Pipeline
 
 from access.ciphers import CannotUnseal, unseal_text
+from access.credentials import workspace_bucket
+from access.rate_limits import Meter
 from activity import events
 from activity.events import EventType, Frame, record
-from activity.redaction import storable
-from config.errors import BadRequest, Conflict
+from config.errors import Unavailable, failing_as
 from config.valkey import client
 from workspaces import hooks
-from workspaces.cache import ALIVE_S, alive_key
-from workspaces.models import DORMANT, EXTERNAL, STATES, Status
-from workspaces.services.inbound_secrets import inbound_secret
+from workspaces.cache import ALIVE_S, alive_key, runtime_key
+from workspaces.cards import completed, without_forbidden_url
+from workspaces.models import ALIVE, DORMANT, EXTERNAL, Status, Workspace
+from workspaces.services.beats import Beat, beating_workspace, parse_beat
+from workspaces.services.inbound_secrets import belonging_to, deliverable_secret
+from workspaces.services.moves import move
 from workspaces.services.registrant import Registrant, identify
 
 log = structlog.get_logger(__name__)
 
 DEGRADED_FROM = 0.5
 RECOVERED_BELOW = 0.1
-ERROR_BYTES = 8192
-TASK_CHARS = 4096
-MAX_SPEND_CENTS = 1_000_000_000_000
 RUNTIME_KEY_S = 86_400
 RACES = 5
 
@@ -53,96 +52,18 @@ UPDATE workspaces w SET last_heartbeat_at = now(), updated_at = now(),
     current_task = coalesce(%(current_task)s, w.current_task),
     uptime_seconds = coalesce(%(uptime_seconds)s, w.uptime_seconds),
     last_error_rate = coalesce(%(error_rate)s, w.last_error_rate),
-    last_sample_error = CASE WHEN %(clears_error)s THEN NULL
-                             ELSE coalesce(nullif(%(sample_error)s, ''), w.last_sample_error) END,
+    last_sample_error = coalesce(nullif(%(sample_error)s, ''), w.last_sample_error),
     monthly_spend = coalesce(%(monthly_spend)s, w.monthly_spend),
     spend_month = CASE WHEN %(monthly_spend)s::bigint IS NULL THEN w.spend_month
                        ELSE date_trunc('month', now() AT TIME ZONE 'utc')::date END,
-    agent_card = coalesce(w.agent_card, %(agent_card)s::jsonb),
-    status = %(next)s,
-    status_changed_at = CASE WHEN w.status = %(next)s THEN w.status_changed_at ELSE now() END
+    agent_card = coalesce(w.agent_card, %(agent_card)s::jsonb)
 FROM was WHERE w.id = was.id
-RETURNING was.task, coalesce(w.current_task, ''), w.active_tasks, w.uptime_seconds
+RETURNING was.task, coalesce(w.current_task, ''), w.active_tasks, w.uptime_seconds, w.max_concurrent_tasks
 """
 
 _TOUCH = """
 UPDATE workspaces SET last_heartbeat_at = now() WHERE id = %(id)s AND status = %(status)s RETURNING id
 """
-
-
-@dataclass(frozen=True)
-class Beat:
-    """One heartbeat, cleaned: an absent key is None and keeps what is stored."""
-
-    active_tasks: int | None
-    current_task: str | None
-    uptime_seconds: int | None
-    error_rate: float | None
-    sample_error: str | None
-    runtime_state: str
-    monthly_spend: int | None
-    metadata: Mapping[str, Any] | None
-    has_metadata: bool
-    agent_card: Mapping[str, Any] | None
-
-    @property
-    def is_task_push(self) -> bool:
-        """A note about the current task only: uptime given as 0 and nothing else reported. It never
-        degrades or recovers.
-        """
-        quiet = not self.error_rate and not self.runtime_state and not self.has_metadata
-        return self.uptime_seconds == 0 and quiet
-
-
-def parse_beat(body: Mapping[str, Any]) -> Beat:
-    """Raises BadRequest for a value of the wrong type; odd numbers are clamped, texts cut."""
-    metadata = body.get("runtime_metadata")
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise BadRequest("invalid request body")
-    card = body.get("agent_card")
-    return Beat(
-        active_tasks=_integer(body, "active_tasks", highest=2_147_483_647),
-        current_task=_text(body, "current_task", TASK_CHARS),
-        uptime_seconds=_integer(body, "uptime_seconds", highest=2**62),
-        error_rate=_rate(body.get("error_rate")),
-        sample_error=_text(body, "sample_error", ERROR_BYTES),
-        runtime_state=_text(body, "runtime_state", 64) or "",
-        monthly_spend=_integer(body, "monthly_spend", highest=MAX_SPEND_CENTS) or None,
-        metadata=metadata,
-        has_metadata="runtime_metadata" in body and body["runtime_metadata"] is not None,
-        agent_card=card if isinstance(card, Mapping) else None,
-    )
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadRequest("invalid request body")
-    return float(value)
-
-
-def _integer(body: Mapping[str, Any], key: str, *, highest: int) -> int | None:
-    value = body.get(key)
-    if value is None:
-        return None
-    number = _number(value)
-    return max(0, min(int(number), highest)) if math.isfinite(number) else 0
-
-
-def _rate(value: Any) -> float | None:
-    if value is None:
-        return None
-    number = _number(value)
-    return max(0.0, min(number, 1.0)) if math.isfinite(number) else 0.0
-
-
-def _text(body: Mapping[str, Any], key: str, limit: int) -> str | None:
-    value = body.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise BadRequest("invalid request body")
-    clean = str(storable(value.replace("\x00", "")))
-    return clean.encode()[:limit].decode(errors="ignore")
 
 
 def next_status(registrant: Registrant, beat: Beat, *, manages_itself: bool) -> Status:
@@ -181,99 +102,112 @@ class Stored:
     task: str
     active_tasks: int
     uptime_seconds: int
+    max_concurrent_tasks: int
 
 
-def heartbeat(body: Mapping[str, Any], authorization: str | None) -> dict[str, Any]:
-    """Record one beat and return the answer. Raises BadRequest, NotFound, Unauthorized, Unavailable."""
-    workspace_id = _workspace_id(body)
+def heartbeat(body: Mapping[str, Any], authorization: str | None, meter: Meter) -> dict[str, Any]:
+    """Record one beat and return the answer. Raises BadRequest, NotFound, Unauthorized, Unavailable, and
+    TooManyRequests: before anything is done when the caller's window is known to be full.
+    """
+    workspace_id = beating_workspace(body)
     beat = parse_beat(body)
     for _ in range(RACES):
         registrant = identify(workspace_id, authorization, removed_is_unauthorized=True)
+        meter.identified(workspace_bucket(registrant.token_id) if registrant.token_id else "")
         if registrant.status in DORMANT:
             if _touch(registrant):
                 return _answer(registrant)
             continue
         target = next_status(registrant, beat, manages_itself=_manages_itself(registrant, beat))
-        stored = _store(registrant, beat, target)
+        card = _first_card(registrant, beat)
+        with failing_as("failed to update"):
+            stored = _store(registrant, beat, target, card)
         if stored is not None:
-            _publish(registrant, beat, stored)
+            _publish(registrant, beat, stored, meter)
+            if target in ALIVE and stored.active_tasks < stored.max_concurrent_tasks:
+                for hook in hooks.has_free_slot:
+                    hook(workspace_id)
             return _answer(registrant)
-    raise Conflict("workspace is changing; send the next heartbeat")
-
-
-def _workspace_id(body: Mapping[str, Any]) -> UUID:
-    given = body.get("workspace_id") or body.get("id")
-    try:
-        return UUID(given if isinstance(given, str) else "")
-    except ValueError:
-        raise BadRequest("invalid request body") from None
+    raise Unavailable("workspace is changing; send the next heartbeat")
 
 
 def _manages_itself(registrant: Registrant, beat: Beat) -> bool:
     """The declared capability: of this beat, else as last reported. Asked only where it decides."""
-    if beat.metadata is not None:
-        return (beat.metadata.get("capabilities") or {}).get("status_mgmt") is True
+    if beat.declared is not None:
+        return beat.declared.capabilities.get("status_mgmt") is True
     decides = (registrant.status == Status.ONLINE and (beat.error_rate or 0) >= DEGRADED_FROM) or (
         registrant.status == Status.DEGRADED and (beat.error_rate or 0) < RECOVERED_BELOW
     )
-    if not decides:
+    if not decides or beat.clears_declared:
         return False
     try:
-        stored = client().get(f"ws:{registrant.workspace_id}:runtime")
+        stored = client().get(runtime_key(registrant.workspace_id))
     except redis.RedisError:
         return False
     known = orjson.loads(stored) if isinstance(stored, bytes) else {}
     return (known.get("capabilities") or {}).get("status_mgmt") is True
 
 
+def _first_card(registrant: Registrant, beat: Beat) -> dict[str, Any] | None:
+    """The card to keep of an agent whose registration got lost; a stored one is never replaced."""
+    if beat.agent_card is None or not registrant.lacks_card:
+        return None
+    found = Workspace.objects.filter(pk=registrant.workspace_id).values_list("name", "role").first()
+    if found is None:
+        return None
+    card = completed(beat.agent_card, workspace_id=registrant.workspace_id, name=found[0], role=found[1])
+    return without_forbidden_url(card)
+
+
 def _touch(registrant: Registrant) -> bool:
-    with connection.cursor() as cursor:
+    with failing_as("failed to update"), connection.cursor() as cursor:
         cursor.execute(_TOUCH, {"id": registrant.workspace_id, "status": registrant.status})
         return bool(cursor.rowcount == 1)
 
 
-def _store(registrant: Registrant, beat: Beat, target: Status) -> Stored | None:
-    """One write; with a change of status its event in the same transaction. None: the row changed
+def _store(
+    registrant: Registrant, beat: Beat, target: Status, card: Mapping[str, Any] | None
+) -> Stored | None:
+    """One write; a change of status first, with its event in the same transaction. None: the row changed
     meanwhile.
     """
     if target == registrant.status:
-        return _write(registrant, beat, target)
-    assert registrant.status in STATES.sources[target]
+        return _write(registrant, beat, target, card)
     with transaction.atomic():
-        stored = _write(registrant, beat, target)
-        if stored is None:
+        rows = Workspace.objects.at(registrant.workspace_id, registrant.generation)
+        healed = {"last_sample_error": None} if target == Status.ONLINE else {}
+        if not move(rows.filter(status=registrant.status), target, trigger="heartbeat", **healed):
             return None
+        stored = _write(registrant, beat, target, card)
         event, payload = _status_event(registrant, beat, target)
         record(event, registrant.workspace_id, payload)
         if target == Status.ONLINE:
-            announce_online(registrant)
+            announce_online(registrant.workspace_id, registrant.generation, came_from=registrant.status)
     return stored
 
 
-def announce_online(registrant: Registrant) -> None:
+def announce_online(workspace_id: UUID, generation: int, *, came_from: str) -> None:
     """Tell higher rooms that a start has ended well."""
-    if registrant.status in {Status.PROVISIONING, Status.FAILED}:
+    if came_from in {Status.PROVISIONING, Status.FAILED}:
         for hook in hooks.came_online:
-            hook(registrant.workspace_id, registrant.generation)
+            hook(workspace_id, generation)
 
 
-def _write(registrant: Registrant, beat: Beat, target: Status) -> Stored | None:
+def _write(
+    registrant: Registrant, beat: Beat, status: Status, card: Mapping[str, Any] | None
+) -> Stored | None:
     full = not beat.is_task_push
     values: dict[str, Any] = {
         "id": registrant.workspace_id,
-        "status": registrant.status,
+        "status": status,
         "generation": registrant.generation,
-        "next": target,
         "active_tasks": beat.active_tasks,
         "current_task": beat.current_task,
         "uptime_seconds": beat.uptime_seconds if full else None,
         "error_rate": beat.error_rate if full else None,
         "sample_error": beat.sample_error if full else None,
-        "clears_error": target == Status.ONLINE
-        and registrant.status != Status.ONLINE
-        and not beat.sample_error,
         "monthly_spend": beat.monthly_spend,
-        "agent_card": orjson.dumps(storable(dict(beat.agent_card))).decode() if beat.agent_card else None,
+        "agent_card": orjson.dumps(card).decode() if card else None,
     }
     with connection.cursor() as cursor:
         cursor.execute(_WRITE, values)
@@ -294,8 +228,8 @@ def _status_event(registrant: Registrant, beat: Beat, target: Status) -> tuple[E
     return EventType.WORKSPACE_ONLINE, {} if recovered else {"recovered_from": registrant.status}
 
 
-def _publish(registrant: Registrant, beat: Beat, stored: Stored) -> None:
-    """One pipelined trip: liveness key, declared capabilities, live frames."""
+def _publish(registrant: Registrant, beat: Beat, stored: Stored, meter: Meter) -> None:
+    """One pipelined trip: the caller's charge, liveness key, declared capabilities, live frames."""
     now = timezone.now()
     pulse = {"active_tasks": stored.active_tasks, "uptime_seconds": stored.uptime_seconds}
     frames = [Frame(EventType.WORKSPACE_HEARTBEAT, registrant.workspace_id, now, pulse)]
@@ -304,26 +238,29 @@ def _publish(registrant: Registrant, beat: Beat, stored: Stored) -> None:
         frames.insert(0, Frame(EventType.TASK_UPDATED, registrant.workspace_id, now, changed))
 
     def remember(pipeline: Pipeline) -> None:
+        meter.add_to(pipeline)
         pipeline.set(alive_key(registrant.workspace_id), "online", ex=ALIVE_S)
-        if beat.metadata is not None:
-            kept = {key: beat.metadata.get(key) for key in ("capabilities", "idle_timeout_seconds")}
-            pipeline.set(f"ws:{registrant.workspace_id}:runtime", orjson.dumps(kept), ex=RUNTIME_KEY_S)
+        if beat.declared is not None:
+            kept = orjson.dumps(vars(beat.declared))
+            pipeline.set(runtime_key(registrant.workspace_id), kept, ex=RUNTIME_KEY_S)
+        elif beat.clears_declared and not beat.is_task_push:
+            pipeline.delete(runtime_key(registrant.workspace_id))
 
-    events.publish(*frames, also=remember)
+    meter.settle(events.publish(*frames, also=remember))
 
 
 def _answer(registrant: Registrant) -> dict[str, Any]:
     """The secret goes only to a caller that proved itself by a token."""
     answer: dict[str, Any] = {"status": "ok"}
-    if registrant.token_id is not None:
-        answer["platform_inbound_secret"] = _secret(registrant)
+    if registrant.token_id is not None and (secret := _secret(registrant)):
+        answer["platform_inbound_secret"] = secret
     return answer
 
 
-def _secret(registrant: Registrant) -> str:
+def _secret(registrant: Registrant) -> str | None:
     if registrant.sealed_secret:
         try:
-            return unseal_text(registrant.sealed_secret)
+            return unseal_text(registrant.sealed_secret, belonging_to(registrant.workspace_id))
         except CannotUnseal:
             log.error("inbound_secret.unreadable", workspace_id=str(registrant.workspace_id))
-    return inbound_secret(registrant.workspace_id)
+    return deliverable_secret(registrant.workspace_id)

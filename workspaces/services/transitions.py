@@ -23,19 +23,15 @@ from django.db.models.functions import Now
 from activity.events import EventType, record
 from config.states import update_returning
 from workspaces.cache import forget, remember_url
-from workspaces.models import (
-    ALIVE,
-    EXTERNAL,
-    LIVE,
-    PARKED,
-    STATES,
-    Status,
-    UrlSource,
-    Workspace,
-    WorkspaceQuerySet,
-)
+from workspaces.models import ALIVE, EXTERNAL, LIVE, PARKED, Status, UrlSource, Workspace, WorkspaceQuerySet
+from workspaces.services.moves import move
 
 QUEUE_GRACE = timedelta(hours=1)  # how long an accepted start may wait for a worker
+# What a start is called in the metrics, by the statuses it may leave; any other is a restart.
+STARTS: Mapping[frozenset[str], str] = {
+    frozenset({Status.PAUSED}): "resume",
+    frozenset({Status.HIBERNATED}): "wake",
+}
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,9 @@ class Claim:
 def claim_provisioning(workspace_id: UUID, *, leaving: Set[str] = LIVE) -> Claim | None:
     """Accept a (re)start of a managed workspace that is in one of the statuses `leaving`."""
     changes = {"active_tasks": 0, "current_task": "", "provision_deadline_at": Now() + QUEUE_GRACE}
+    rows = Workspace.objects.managed().filter(pk=workspace_id)
     with transaction.atomic():
-        claim = _claim(
-            Workspace.objects.managed().filter(pk=workspace_id), Status.PROVISIONING, leaving, changes
-        )
+        claim = _claim(rows, Status.PROVISIONING, leaving, STARTS.get(frozenset(leaving), "restart"), changes)
         if claim:
             record(EventType.WORKSPACE_PROVISIONING, workspace_id, facts(claim.workspace))
         return claim
@@ -100,10 +95,11 @@ def mark_failed(
     """
     with transaction.atomic():
         changes = {"last_sample_error": message, "updated_at": Now()}
-        failed = STATES.move(rows.filter(status=leaving), Status.FAILED, **changes)
-        for row in failed:
-            record(EventType.WORKSPACE_PROVISION_FAILED, row.pk, {"error": message, **extra})
-        return failed
+        trigger = str(extra.get("source", "provision"))
+        moved = move(rows.filter(status=leaving), Status.FAILED, trigger=trigger, **changes)
+        for one in moved:
+            record(EventType.WORKSPACE_PROVISION_FAILED, one.row.pk, {"error": message, **extra})
+        return [one.row for one in moved]
 
 
 def mark_lost(rows: WorkspaceQuerySet) -> list[Workspace]:
@@ -118,7 +114,8 @@ def mark_away(rows: WorkspaceQuerySet) -> list[Workspace]:
 
 def _lose(rows: WorkspaceQuerySet, target: Status) -> list[Workspace]:
     with transaction.atomic():
-        lost = STATES.move(rows.filter(status__in=ALIVE), target, updated_at=Now())
+        moved = move(rows.filter(status__in=ALIVE), target, trigger="lost", updated_at=Now())
+        lost = [one.row for one in moved]
         for row in lost:
             record(EventType.WORKSPACE_OFFLINE, row.pk, {})
             if target == Status.AWAITING_AGENT:
@@ -135,19 +132,20 @@ def decline_restart(
     with transaction.atomic():
         rows = Workspace.objects.at(workspace_id, generation).filter(status=Status.PROVISIONING)
         changes = {"last_sample_error": error, "provision_deadline_at": None, "updated_at": Now()}
-        restored = STATES.move(rows, prior, **changes)
-        for row in restored:
-            payload = {"name": row.name, "runtime": row.runtime, "template": row.template,
+        for one in move(rows, prior, trigger="restart_declined", **changes):
+            payload = {"name": one.row.name, "runtime": one.row.runtime, "template": one.row.template,
                        "error": error, "reason": reason}  # fmt: skip
             record(EventType.WORKSPACE_RESTART_DECLINED, workspace_id, payload)
-        return restored[0] if restored else None
+            return one.row
+        return None
 
 
 def claim_pause(workspace_id: UUID) -> Claim | None:
     """Park a workspace before its compute is stopped, so that no health check sees a dead one and restarts
     it.
     """
-    return _claim(Workspace.objects.filter(pk=workspace_id), Status.PAUSED, LIVE - {Status.PAUSED}, {})
+    rows = Workspace.objects.filter(pk=workspace_id)
+    return _claim(rows, Status.PAUSED, LIVE - {Status.PAUSED}, "pause", {})
 
 
 def confirm_pause(workspace_id: UUID, generation: int) -> Workspace | None:
@@ -167,16 +165,18 @@ def resume_external(workspace_id: UUID) -> Workspace | None:
     """A paused workspace without compute of ours waits for its agent again."""
     with transaction.atomic():
         rows = Workspace.objects.filter(pk=workspace_id, runtime=EXTERNAL, status=Status.PAUSED)
-        resumed = STATES.move(rows, Status.AWAITING_AGENT, updated_at=Now())
-        for row in resumed:
-            record(EventType.WORKSPACE_AWAITING_AGENT, workspace_id, {"name": row.name, "external": True})
-        return resumed[0] if resumed else None
+        for one in move(rows, Status.AWAITING_AGENT, trigger="resume", updated_at=Now()):
+            payload = {"name": one.row.name, "external": True}
+            record(EventType.WORKSPACE_AWAITING_AGENT, workspace_id, payload)
+            return one.row
+        return None
 
 
 def claim_hibernation(workspace_id: UUID, *, force: bool) -> Claim | None:
     """Claim an idle workspace for its sleep; `force` disregards its running tasks."""
     rows = Workspace.objects.managed().filter(pk=workspace_id)
-    return _claim(rows if force else rows.filter(active_tasks=0), Status.HIBERNATING, ALIVE, {})
+    idle = rows if force else rows.filter(active_tasks=0)
+    return _claim(idle, Status.HIBERNATING, ALIVE, "hibernate", {})
 
 
 def confirm_hibernation(workspace_id: UUID, generation: int) -> Workspace | None:
@@ -184,19 +184,20 @@ def confirm_hibernation(workspace_id: UUID, generation: int) -> Workspace | None
     with transaction.atomic():
         changes = {"active_tasks": 0, "current_task": "", **_NO_ADDRESS}
         rows = Workspace.objects.at(workspace_id, generation).filter(status=Status.HIBERNATING)
-        asleep = STATES.move(rows, Status.HIBERNATED, **changes)
-        for row in asleep:
-            record(EventType.WORKSPACE_HIBERNATED, workspace_id, {"name": row.name, "tier": row.tier})
+        for one in move(rows, Status.HIBERNATED, trigger="hibernate", **changes):
+            payload = {"name": one.row.name, "tier": one.row.tier}
+            record(EventType.WORKSPACE_HIBERNATED, workspace_id, payload)
             transaction.on_commit(lambda: forget(workspace_id), robust=True)
-        return asleep[0] if asleep else None
+            return one.row
+        return None
 
 
 def revert_claim(claim: Claim) -> Workspace | None:
     """The stop failed: the compute still runs, so the row says what it said before the claim."""
     row = claim.workspace
     rows = Workspace.objects.at(row.pk, row.generation).filter(status=row.status)
-    reverted = STATES.move(rows, claim.prior, updated_at=Now())
-    return reverted[0] if reverted else None
+    reverted = move(rows, claim.prior, trigger="stop_failed", updated_at=Now())
+    return reverted[0].row if reverted else None
 
 
 def facts(row: Workspace) -> dict[str, Any]:
@@ -210,18 +211,9 @@ _NO_ADDRESS: Mapping[str, Any] = {
 
 
 def _claim(
-    rows: WorkspaceQuerySet, target: Status, leaving: Set[str], changes: Mapping[str, Any]
+    rows: WorkspaceQuerySet, target: Status, leaving: Set[str], trigger: str, changes: Mapping[str, Any]
 ) -> Claim | None:
-    """Move the one row of `rows` under its lock, raising its generation."""
-    with transaction.atomic():
-        before = rows.filter(status__in=leaving).select_for_update().first()
-        if before is None:
-            return None
-        moved = STATES.move(
-            Workspace.objects.at(before.pk, before.generation),
-            target,
-            generation=F("generation") + 1,
-            updated_at=Now(),
-            **changes,
-        )
-        return Claim(moved[0], Status(before.status)) if moved else None
+    """Move the one row of `rows`, raising its generation."""
+    here = rows.filter(status__in=leaving)
+    moved = move(here, target, trigger=trigger, generation=F("generation") + 1, updated_at=Now(), **changes)
+    return Claim(moved[0].row, moved[0].prior) if moved else None

@@ -1,31 +1,22 @@
-"""Verbs over credentials and secrets: mint, revoke, store, read. Source: docs/reference/access.md."""
+"""Tokens of workspaces: mint, revoke, ask. Source: docs/reference/access.md, Tokens."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
 from uuid import UUID
 
 import structlog
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from access.ciphers import CannotUnseal, seal, unseal
-from access.models import GlobalSecret, TokenKind, WorkspaceAuthToken, WorkspaceSecret
+from access.models import TokenKind, WorkspaceAuthToken
+from config.errors import NotFound, TooManyRequests
 
 log = structlog.get_logger(__name__)
 TOKEN_BYTES = 32
-
-
-class SecretUnreadable(Exception):
-    """A stored secret cannot be decrypted; `scope` is `global` or `workspace`."""
-
-    def __init__(self, scope: str, key: str) -> None:
-        super().__init__(f"{scope} secret {key}")
-        self.scope = scope
-        self.key = key
+MAX_LIVE_TOKENS = 50  # per workspace, judged when a person mints one
 
 
 def token_hash(plaintext: str) -> bytes:
@@ -51,6 +42,26 @@ def mint_token(*, workspace_id: UUID, kind: TokenKind, generation: int | None = 
     )
     log.info("token.minted", workspace_id=str(workspace_id), kind=kind, prefix=row.prefix)
     return plaintext
+
+
+@transaction.atomic
+def mint_api_token(*, workspace_id: UUID) -> str:
+    """A token for a person or a script. Raises NotFound, and TooManyRequests at the cap.
+
+    The workspace's row is locked first: of two requests for the last place one waits and is refused.
+    """
+    lock_workspace(workspace_id)
+    if WorkspaceAuthToken.objects.live().filter(workspace_id=workspace_id).count() >= MAX_LIVE_TOKENS:
+        raise TooManyRequests(f"maximum {MAX_LIVE_TOKENS} active tokens per workspace")
+    return mint_token(workspace_id=workspace_id, kind=TokenKind.API)
+
+
+def revoke_token(*, workspace_id: UUID, token_id: UUID) -> None:
+    """Raises NotFound: unknown, another workspace's, or revoked before."""
+    rows = WorkspaceAuthToken.objects.live().filter(pk=token_id, workspace_id=workspace_id)
+    if not rows.update(revoked_at=Now()):
+        raise NotFound("token not found or already revoked")
+    log.info("token.revoked", workspace_id=str(workspace_id), token_id=str(token_id))
 
 
 def revoke_tokens(
@@ -81,40 +92,14 @@ def ever_had_a_token(workspace_id: UUID) -> bool:
     return WorkspaceAuthToken.objects.filter(workspace_id=workspace_id).exists()
 
 
-@transaction.atomic
-def store_secrets(*, workspace_id: UUID, values: Mapping[str, str]) -> None:
-    """Upsert secrets of one workspace, all or none."""
-    rows = []
-    for key, value in values.items():
-        sealed, version = seal(value)
-        rows.append(
-            WorkspaceSecret(
-                workspace_id=workspace_id, key=key, encrypted_value=sealed, encryption_version=version
-            )
-        )
-    WorkspaceSecret.objects.bulk_create(
-        rows,
-        update_conflicts=True,
-        unique_fields=["workspace", "key"],
-        update_fields=["encrypted_value", "encryption_version"],
-    )
+def lock_workspace(workspace_id: UUID) -> None:
+    """Lock the live row until the transaction ends, without keeping others from referring to it.
 
-
-def secret_environment(workspace_id: UUID) -> dict[str, str]:
-    """Every secret a workspace receives: the global ones overlaid by its own. Raises SecretUnreadable: all
-    or nothing.
+    Raises NotFound for an unknown or removed one. The table is a higher room's; only its row is locked.
     """
-    environment: dict[str, str] = {}
-    for shared in GlobalSecret.objects.order_by("key"):
-        environment[shared.key] = _plain("global", shared)
-    for own in WorkspaceSecret.objects.filter(workspace_id=workspace_id).order_by("key"):
-        environment[own.key] = _plain("workspace", own)
-    return environment
-
-
-def _plain(scope: str, row: GlobalSecret | WorkspaceSecret) -> str:
-    try:
-        return unseal(bytes(row.encrypted_value), row.encryption_version)
-    except CannotUnseal as error:
-        log.error("secret.unreadable", scope=scope, key=row.key, cause=str(error))
-        raise SecretUnreadable(scope, row.key) from error
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT 1 FROM workspaces WHERE id = %s AND status <> 'removed' FOR NO KEY UPDATE", [workspace_id]
+        )
+        if cursor.fetchone() is None:
+            raise NotFound("workspace not found")

@@ -1,0 +1,142 @@
+"""How large a request may be: its headers, and its body by route, judged before or while it is read.
+
+Source: docs/reference/http.md, Limits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from io import BytesIO
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.utils.deprecation import MiddlewareMixin
+
+from config.errors import BadRequest, DomainError, TooLarge
+from config.http import error_response
+
+HEADER_BYTES = 8 * 1024
+ALL_HEADERS_BYTES = 32 * 1024
+
+_MIB = 1024 * 1024
+MESSAGE_BYTES = 16 * _MIB
+# Routes whose bodies may be larger than MAX_JSON_BODY_BYTES; None: streamed, and counted by the route itself.
+_BY_ROUTE: dict[str, tuple[str, int | None]] = {
+    "message": (r".*/a2a", MESSAGE_BYTES),
+    # Texts of up to 1 MiB, which JSON may escape to several times their size.
+    "text": (r"/workspaces/[^/]+/(?:memory|memories|delegate|delegations|mcp)(?:/.*)?", 4 * _MIB),
+    "org": (r"/org/import", 8 * _MIB),
+    "memories": (r"/admin/memories/import", 64 * _MIB),
+    "streamed": (
+        r"/workspaces/[^/]+/(?:chat/uploads|files(?:/.*)?)|/templates/import|/bundles/.*",
+        None,
+    ),
+}
+_ROUTES = re.compile("|".join(f"(?P<{name}>{pattern})" for name, (pattern, _) in _BY_ROUTE.items()))
+
+
+class HeadersTooLarge(DomainError):
+    status = 431
+
+
+class LimitHeaders(MiddlewareMixin):
+    """At most 8 KiB a header and 32 KiB in all."""
+
+    def process_request(self, request: HttpRequest) -> HttpResponse | None:
+        total = 0
+        for name, value in request.META.items():
+            if name.startswith("HTTP_"):
+                size = len(name) - len("HTTP_") + len(value)
+                total += size
+                if size > HEADER_BYTES or total > ALL_HEADERS_BYTES:
+                    return error_response(HeadersTooLarge("request header fields too large"))
+        return None
+
+
+class LimitBody(MiddlewareMixin):
+    """Refuses a body that is larger than its route allows: before it is read, or, without a declared
+    length, while it is.
+    """
+
+    def process_request(self, request: HttpRequest) -> HttpResponse | None:
+        declared = request.META.get("CONTENT_LENGTH") or ""
+        limit = body_limit(request.path_info)
+        if declared and not declared.isdecimal():
+            return error_response(BadRequest("invalid request body"))
+        if limit is None:
+            return None
+        if getattr(request, "scope", {}).get(_CUT):
+            size = limit + 1
+        elif not declared and "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
+            size = _take_chunked_body(request, limit)
+        else:
+            size = int(declared[:20] or 0)
+        return None if size <= limit else error_response(_too_large(limit))
+
+
+def _too_large(limit: int) -> TooLarge:
+    if limit == MESSAGE_BYTES:
+        return TooLarge(f"request body exceeds {limit} byte limit", truncated=True, max_bytes=limit)
+    return TooLarge("request body too large")
+
+
+def _take_chunked_body(request: HttpRequest, limit: int) -> int:
+    """Read a body of unknown length, at most a byte more than `limit`, and declare the length that was read:
+    Django and the REST framework take a request without one for empty.
+    """
+    source = getattr(request, "environ", {}).get("wsgi.input") or request._stream
+    body = source.read(limit + 1)
+    request._stream = BytesIO(body)
+    request.META["CONTENT_LENGTH"] = str(len(body))
+    return len(body)
+
+
+def body_limit(path: str) -> int | None:
+    """Bytes the body of a request to `path` may have; None when its route counts them itself."""
+    found = _ROUTES.fullmatch(path.rstrip("/"))
+    if found is None or found.lastgroup is None:
+        return int(settings.MAX_JSON_BODY_BYTES)
+    limit = _BY_ROUTE[found.lastgroup][1]
+    return None if limit is None else max(limit, int(settings.MAX_JSON_BODY_BYTES))
+
+
+# --- ASGI
+# -----------------------------------------------------------------------------------------------------
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+_CUT = "workspace.body_was_cut"
+
+
+class BoundedBody:
+    """Ends a body at its route's limit: Django's ASGI handler writes all of it to disk before any middleware
+    is asked. `LimitBody` then answers, so that the refusal passes through the layers outside it.
+    """
+
+    def __init__(self, application: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        limit = body_limit(scope["path"])
+        if limit is None:
+            await self._application(scope, receive, send)
+            return
+        taken = 0
+
+        async def bounded() -> Message:
+            nonlocal taken
+            message = await receive()
+            while message["type"] == "http.request":
+                taken += len(message.get("body", b""))
+                if taken <= limit:
+                    return message
+                if not scope.get(_CUT):
+                    scope[_CUT] = True
+                    return {"type": "http.request", "body": b"", "more_body": False}
+                message = await receive()  # what is still coming in goes nowhere
+            return message
+
+        await self._application(scope, bounded, send)

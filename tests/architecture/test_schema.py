@@ -1,0 +1,76 @@
+"""The database agrees with the code: CHECKs with enumerations, partial indexes with their constants."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.apps import apps
+from django.db import connection, models
+
+from activity.services import INBOX_TYPE
+from provisioning.models import OPEN, RunKind, RunState
+from workspaces.models import ALIVE, Access, DeliveryMode, Status, UrlSource
+
+pytestmark = pytest.mark.django_db
+
+CHECKS: dict[str, type[models.TextChoices]] = {
+    "workspaces_status": Status,
+    "workspaces_delivery_mode": DeliveryMode,
+    "workspaces_url_source": UrlSource,
+    "workspaces_access": Access,
+    "provision_runs_kind": RunKind,
+    "provision_runs_state": RunState,
+}
+PREDICATES = {
+    "idx_workspaces_heartbeat": set(ALIVE),
+    "provision_runs_open": set(OPEN),
+    "activity_logs_inbox": {INBOX_TYPE},
+    "idx_workspaces_deadline": {Status.PROVISIONING},
+    "workspaces_parent_name_uniq": {Status.REMOVED},
+}
+OURS = ["activity", "access", "approvals", "workspaces", "provisioning"]
+
+
+def definition(query: str, name: str) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute(query, [name])
+        row = cursor.fetchone()
+    assert row, f"{name} is not in the database"
+    return str(row[0])
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_check_lists_exactly_the_enumeration(name: str):
+    text = definition("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = %s", name)
+    assert set(re.findall(r"'(\w+)'", text)) == set(CHECKS[name].values)
+
+
+@pytest.mark.parametrize("name", PREDICATES)
+def test_a_partial_index_names_exactly_the_constants_of_the_code(name: str):
+    text = definition("SELECT indexdef FROM pg_indexes WHERE indexname = %s", name)
+    assert set(re.findall(r"'(\w+)'", text.partition(" WHERE ")[2])) == {str(one) for one in PREDICATES[name]}
+
+
+def test_every_text_enumeration_has_its_check():
+    checks = set()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE contype = 'c'")
+        texts = [row[0] for row in cursor.fetchall()]
+    for model in apps.get_models():
+        if model._meta.app_label not in OURS:
+            continue
+        for field in model._meta.get_fields():
+            choices = getattr(field, "choices", None)
+            if choices:
+                values = {value for value, _ in choices}
+                matching = [text for text in texts if values == set(re.findall(r"'([\w-]+)'", text))]
+                assert matching, f"{model.__name__}.{field.name} has no CHECK of its values"
+                checks.add(field.name)
+    assert "status" in checks
+
+
+def test_roots_collide_by_name_and_removed_rows_do_not():
+    text = definition("SELECT indexdef FROM pg_indexes WHERE indexname = %s", "workspaces_parent_name_uniq")
+    assert "UNIQUE" in text
+    assert "NULLS NOT DISTINCT" in text
