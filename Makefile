@@ -38,7 +38,7 @@ fmt: $(READY) ## format the code and fix what can be fixed
 	.venv/bin/ruff check --fix .
 
 migrate: $(READY) ## migrate DATABASE_URL; a busy table fails the deploy after 3 s, and not the users
-	PGOPTIONS="-c lock_timeout=3s" $(RUN) manage.py migrate --noinput
+	DATABASE_LOCK_TIMEOUT_S=3 $(RUN) manage.py migrate --noinput
 
 openapi: $(READY) ## write docs/reference/openapi.yaml
 	$(RUN) -m stack run -- $(RUN) manage.py spectacular --file docs/reference/openapi.yaml

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, connection
 from django.db.models import Q
 from django.utils import timezone
 
@@ -32,6 +32,12 @@ USED_WINDOW = timedelta(seconds=60)
 RESERVED_CALLERS = ("system:", "webhook:", "test:", "channel:")
 JUNK_S = 10.0
 MAX_JUNK = 10_000
+
+_WORKSPACE_TOKEN = """
+SELECT t.workspace_id, t.id, t.generation, t.last_used_at
+FROM workspace_auth_tokens t JOIN workspaces w ON w.id = t.workspace_id
+WHERE t.token_hash = %s AND t.revoked_at IS NULL AND w.status <> 'removed'
+"""
 
 
 class Kind(StrEnum):
@@ -151,12 +157,17 @@ def _of_token(token: str) -> Principal | None:
 
 
 def _of_workspace_token(digest: bytes) -> Principal | None:
-    rows = WorkspaceAuthToken.objects.live().filter(~Q(workspace__status="removed"), token_hash=digest)
-    row = rows.first()
+    """A statement by hand: every poll of every agent asks this, and the ORM took longer over it than all the
+    rest of the poll.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_WORKSPACE_TOKEN, [digest])
+        row = cursor.fetchone()
     if row is None:
         return None
-    touch(row.pk, row.last_used_at)
-    return of_workspace(row.workspace_id, row.pk, row.generation)
+    workspace_id, token_id, generation, last_used_at = row
+    touch(token_id, last_used_at)
+    return of_workspace(workspace_id, token_id, generation)
 
 
 def _of_org_token(digest: bytes) -> Principal | None:

@@ -6,7 +6,7 @@ Source: docs/reference/http.md, What is passed on.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.cookies import Morsel
 from typing import Any
 from urllib.parse import quote
@@ -16,11 +16,10 @@ import structlog
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from django.urls import Resolver404
-from django.views.decorators.csrf import csrf_exempt
 
 from access.authentication import address_of
 from config.errors import BadGateway, DomainError, NotFound
-from config.http import error_response
+from config.http import error_response, only
 from config.locks import outside_transaction
 
 log = structlog.get_logger(__name__)
@@ -50,7 +49,7 @@ _PASSED_ON = re.compile(r"auth/.+|orgs(?:/.+)?|billing/.+|templates(?:/.+)?|lega
 _TWISTED = re.compile(r"(?:^|/)\.{1,2}(?:/|$)|//|\\|%|[\x00-\x1f\x7f]")
 
 
-@csrf_exempt
+@only("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 def control_plane(request: HttpRequest, path: str) -> HttpResponseBase:
     """`ANY /cp/*`, Public: the control plane judges the credentials, which are kept.
 
@@ -77,7 +76,7 @@ def unmatched(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 
 def _is_kept(path: str) -> bool:
-    return path.startswith("/cp/")
+    return path == "/cp" or path.startswith("/cp/")
 
 
 def _quoted(path: str) -> str:
@@ -105,27 +104,36 @@ def _passed_on(
         client.close()
         log.warning("proxy.failed", failure=failure, error=type(error).__name__)
         raise BadGateway(failure) from None
-    return _answered(answer, client.close)
+    return _answered(answer, client)
 
 
 def _travels(name: str, without: frozenset[str]) -> bool:
     return name.lower() not in _HOP_BY_HOP and name.lower() not in without
 
 
-def _answered(answer: httpx.Response, close: Callable[[], None]) -> HttpResponseBase:
-    """The answer, streamed through as it was encoded."""
+class _Body:
+    """The bytes as they were encoded. The server calls `close` also when nothing was read: no connection may
+    stay open after a HEAD.
+    """
 
-    def body() -> Iterator[bytes]:
+    def __init__(self, answer: httpx.Response, client: httpx.Client) -> None:
+        self._answer = answer
+        self._client = client
+
+    def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from answer.iter_raw()
+            yield from self._answer.iter_raw()
         except httpx.HTTPError as error:  # too late for another status: the client sees a cut body
             log.warning("proxy.cut", error=type(error).__name__)
             raise
-        finally:
-            answer.close()
-            close()
 
-    response = StreamingHttpResponse(body(), status=answer.status_code)
+    def close(self) -> None:
+        self._answer.close()
+        self._client.close()
+
+
+def _answered(answer: httpx.Response, client: httpx.Client) -> HttpResponseBase:
+    response = StreamingHttpResponse(_Body(answer, client), status=answer.status_code)
     del response.headers["Content-Type"]
     for name, value in answer.headers.multi_items():
         if name.lower() == "set-cookie":

@@ -88,8 +88,8 @@ class CanvasSocket(AsyncWebsocketConsumer):
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Clients have nothing to say here, least of all at length."""
-        if len(text_data or bytes_data or "") > MAX_INCOMING_BYTES:
-            await self.close(code=TOO_BIG)
+        if self._client is not None and len(text_data or bytes_data or "") > MAX_INCOMING_BYTES:
+            self._client.close(TOO_BIG)
 
     def _enter(self) -> UUID | None:
         """The first admission, which is a request: it is for this tenant, and it is charged to its caller."""
@@ -164,7 +164,10 @@ class CanvasSocket(AsyncWebsocketConsumer):
             if delivery.event in _TREE_CHANGES:
                 self._peers.clear()
             if self._workspace_id is None or await self._may_see(self._workspace_id, delivery):
-                await self.send(text_data=delivery.text)
+                try:
+                    await self.send(text_data=delivery.text)
+                except OSError:  # the client has gone; the server tells `disconnect`
+                    return
 
     async def _may_see(self, own_id: UUID, delivery: Delivery) -> bool:
         workspace_id = delivery.workspace_id
@@ -203,7 +206,8 @@ class CanvasSocket(AsyncWebsocketConsumer):
             try:
                 await database_sync_to_async(self._admit)()
             except Unauthorized:
-                await self.close(code=REVOKED)
+                assert self._client is not None
+                self._client.close(REVOKED)
                 return
             except DomainError:
                 continue

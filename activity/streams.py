@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator
 from uuid import UUID
 
 import structlog
-from channels.db import database_sync_to_async
+from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIRequest
+from django.db import connection
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 
 from access.authentication import principal_of
@@ -39,7 +40,7 @@ HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-
 async def stream(request: HttpRequest, workspace_id: str) -> HttpResponseBase:
     """Class Workspace."""
     one = workspace_uuid(workspace_id)
-    await database_sync_to_async(_admit)(request, one)
+    await sync_to_async(_admit)(request, one)
     if request.method == "HEAD":
         return HttpResponse(headers=HEADERS)
     if not isinstance(request, ASGIRequest):  # a thread of the short-request pool would be held
@@ -48,11 +49,14 @@ async def stream(request: HttpRequest, workspace_id: str) -> HttpResponseBase:
 
 
 def _admit(request: HttpRequest, workspace_id: UUID) -> None:
-    """Raises Unauthorized, NotFound, Unavailable."""
-    request.principal = None  # type: ignore[attr-defined]  # asked anew each time
-    require_workspace(principal_of(request), workspace_id)
-    if not Workspace.objects.live().filter(pk=workspace_id).exists():
-        raise NotFound("workspace not found")
+    """Raises Unauthorized, NotFound, Unavailable. Leaves no connection behind."""
+    try:
+        require_workspace(principal_of(request), workspace_id)
+        if not Workspace.objects.live().filter(pk=workspace_id).exists():
+            raise NotFound("workspace not found")
+    finally:
+        if not connection.in_atomic_block:
+            connection.close()
 
 
 async def _events(request: HttpRequest, workspace_id: UUID) -> AsyncIterator[bytes]:
@@ -90,8 +94,9 @@ async def _recheck(request: HttpRequest, workspace_id: UUID, client: Client) -> 
     """Ends the stream when the credential no longer opens it; an unreachable database proves nothing."""
     while True:
         await asyncio.sleep(RECHECK_S)
+        request.principal = None  # type: ignore[attr-defined]  # to be asked anew
         try:
-            await database_sync_to_async(_admit)(request, workspace_id)
+            await sync_to_async(_admit)(request, workspace_id)
         except (Unauthorized, Forbidden, NotFound):
             client.close(REVOKED)
         except DomainError:

@@ -1,4 +1,4 @@
-"""`python -m bench`: measure a running stack (docs/reference/benchmarks.md)."""
+"""`python -m bench`: measure a running stack (docs/benchmarks.md)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ MAX_SECONDS, MAX_CONNECTIONS, MAX_REPETITIONS = 600, 256, 20
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when everything was measured and nothing went wrong."""
     options = _arguments().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
     if options.list:
         for one in known():
             print(f"{one.name:14} {one.about}{'' if one.is_default else ' (when named)'}")
@@ -111,4 +110,5 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)  # so that what was created is removed
     sys.exit(main())

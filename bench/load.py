@@ -173,7 +173,7 @@ async def _open_loop(plan: Pace) -> Load:
             if (wait := start + call.at_s - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
             tasks.append(asyncio.create_task(call_at(call)))
-        load.seconds = time.perf_counter() - start
+        load.seconds = time.perf_counter() - start - plan.calls[0].at_s
         load.unanswered = await _bounded(tasks, ANSWER_WITHIN_S)
 
     await schedule()

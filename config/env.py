@@ -48,9 +48,7 @@ class Environment:
         self._declare(Variable(name, "text", default, help, secret))
         return cast(str, self._env.str(name, default=default)).strip()
 
-    def words(
-        self, name: str, *, default: Sequence[str] = (), help: str, secret: bool = False
-    ) -> list[str]:
+    def words(self, name: str, *, default: Sequence[str] = (), help: str, secret: bool = False) -> list[str]:
         """A comma list; entries are trimmed, empty ones dropped."""
         self._declare(Variable(name, "comma list", ",".join(default), help, secret))
         given = cast(str, self._env.str(name, default=""))

@@ -31,8 +31,18 @@ REDIS_URL: str = env.text(
 DJANGO_SECRET_KEY: str = env.text("DJANGO_SECRET_KEY", help="signs the sessions of /console/", secret=True)
 PORT: int = env.positive_int("PORT", default=8080, help="the one port `make up` listens on")
 DATA_DIR: str = env.text("DATA_DIR", default=".data", help="folder of everything `make up` keeps")
+DATABASE_LOCK_TIMEOUT_S: int = env.count(
+    "DATABASE_LOCK_TIMEOUT_S",
+    default=0,
+    help="seconds a statement waits for a lock, 0 for as long as it takes; migrations run with 3",
+)
 DATABASE_POOL_SIZE: int = env.positive_int(
     "DATABASE_POOL_SIZE", default=20, help="database connections at most per web process"
+)
+DATABASE_PREPARE_AFTER: int = env.count(
+    "DATABASE_PREPARE_AFTER",
+    default=5,
+    help="executions after which a connection prepares a statement; 0 = never, for a pooler that cannot",
 )
 
 # --- Who may come in (docs/reference/access.md)
@@ -265,8 +275,11 @@ def database(url: str) -> dict[str, Any]:
         **parsed.get("OPTIONS", {}),
         "connect_timeout": 5,
         "server_side_binding": True,
+        # Halves the database's work for a short statement. Needs results that do not change under a running
+        # release: statements name their columns (config/states.py).
+        "prepare_threshold": DATABASE_PREPARE_AFTER or None,
         "pool": {"min_size": 1, "max_size": DATABASE_POOL_SIZE, "timeout": 5},
-        "options": "-c idle_in_transaction_session_timeout=60000",
+        "options": f"-c idle_in_transaction_session_timeout=60000 -c lock_timeout={DATABASE_LOCK_TIMEOUT_S}s",
     }
     return parsed
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+from django.db import connections
 from django.db.models import Case, F, Model, QuerySet, When
 from django.db.models.functions import Now
 from django.db.models.sql.subqueries import UpdateQuery
@@ -25,7 +26,10 @@ def update_returning(rows: QuerySet[M], **changes: Any) -> list[M]:
     query = cast(UpdateQuery, rows.query.chain(UpdateQuery))
     query.add_update_values(changes)
     sql, params = query.get_compiler(rows.db).as_sql()
-    return list(rows.model._base_manager.using(rows.db).raw(f"{sql} RETURNING *", params))
+    # By name: a prepared `RETURNING *` fails as soon as a newer release has added a column.
+    quoted = connections[rows.db].ops.quote_name
+    names = ", ".join(quoted(cast(str, one.column)) for one in rows.model._meta.concrete_fields)
+    return list(rows.model._base_manager.using(rows.db).raw(f"{sql} RETURNING {names}", params))
 
 
 @dataclass(frozen=True)

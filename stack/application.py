@@ -37,7 +37,10 @@ def command(name: str, *, host: str = LOOPBACK, port: int = 0) -> list[str]:
         case "realtime":
             # The address of the caller is the product's to find out, from proxies it was told to trust.
             limits = f"--timeout-keep-alive {KEEP_ALIVE_S} --timeout-graceful-shutdown 3"
-            words = f"uvicorn {listen} --no-access-log --no-proxy-headers {limits} config.asgi:application"
+            # A frame is encoded once for all sockets; compression would be once for each.
+            sockets = "--ws-ping-interval 30 --ws-ping-timeout 60 --ws-max-size 65536"
+            habits = f"--no-access-log --no-proxy-headers --ws-per-message-deflate false {limits} {sockets}"
+            words = f"uvicorn {listen} {habits} config.asgi:application"
         case "worker" | "sweeps":
             habits = "--prefetch-multiplier 1 --without-gossip --without-mingle -l info"
             size = f"-Q {QUEUES[name]} --concurrency {WORKERS[name]}"

@@ -12,7 +12,7 @@ from stack.errors import StackError
 
 ROLES = (*PROCESSES, "migrate")
 EVERY_ADDRESS = "0.0.0.0"
-LOCK_TIMEOUT = "-c lock_timeout=3s"  # a busy table fails the deploy, and not the users
+LOCK_TIMEOUT_S = "3"  # a busy table fails the deploy, and not the users
 
 
 def serve(role: str, port: int) -> NoReturn:
@@ -22,7 +22,7 @@ def serve(role: str, port: int) -> NoReturn:
     os.chdir(PROJECT)
     _require(manage("check", "--deploy", "--database", "default"), "a system check failed")
     if role == "migrate":
-        os.environ.setdefault("PGOPTIONS", LOCK_TIMEOUT)
+        os.environ.setdefault("DATABASE_LOCK_TIMEOUT_S", LOCK_TIMEOUT_S)
         _require(manage("migrate", "--noinput"), "a migration failed")
         if os.environ.get("DJANGO_SUPERUSER_PASSWORD"):
             _require(manage("ensure_admin"), "the admin login could not be created")

@@ -18,17 +18,16 @@ def watch(data_dir: str) -> int:
     folder = Path(data_dir)
     try:
         url = (folder / "url").read_text().strip()
+        token = (folder / "admin-token").read_text().strip()
     except OSError:
         raise StackError(f"No stack is running in {folder}; start one with `make up`.") from None
-    token = folder / "admin-token"
-    headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.exists() else {}
     try:
-        with connect(url.replace("http", "ws", 1) + "/ws", additional_headers=headers) as socket:
-            print(f"watching {url}; Ctrl-C ends", flush=True)
-            for frame in socket:
-                print(line(json.loads(frame)), flush=True)
-    except InvalidStatus as refusal:
-        raise StackError(f"The stack refused the socket (HTTP {refusal.response.status_code}).") from None
+        for headers in ({"Authorization": f"Bearer {token}"}, {}):  # an open stack knows no token
+            try:
+                return _follow(url, headers)
+            except InvalidStatus as refusal:
+                status = refusal.response.status_code
+        raise StackError(f"The stack refused the socket (HTTP {status}).")
     except (ConnectionClosed, OSError):
         print("the stack has gone away")
     except KeyboardInterrupt:
@@ -36,8 +35,16 @@ def watch(data_dir: str) -> int:
     return 0
 
 
+def _follow(url: str, headers: dict[str, str]) -> int:
+    with connect(url.replace("http", "ws", 1) + "/ws", additional_headers=headers) as socket:
+        print(f"watching {url}; Ctrl-C ends", flush=True)
+        for frame in socket:
+            print(line(json.loads(frame)), flush=True)
+    return 0
+
+
 def line(frame: dict[str, object]) -> str:
-    """`22:45:18.629951 WORKSPACE_ONLINE 1e54b3dd… {"name":"hello"}`."""
+    """`22:45:18.629951 WORKSPACE_ONLINE 1e54b3dd {"name":"hello"}`, a long payload cut."""
     time = str(frame["timestamp"])[11:26]
     payload = json.dumps(frame["payload"], separators=(",", ":"), ensure_ascii=False)
     if len(payload) > PAYLOAD_CHARS:

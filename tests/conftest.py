@@ -13,6 +13,7 @@ from django.db import connection
 from access import anchoring, credentials, sessions, windows
 from activity import tally
 from activity.events import Frame
+from tests import payloads
 
 atexit.unregister(tally.tally.flush)  # the test database is gone by then
 
@@ -38,6 +39,14 @@ def _nothing_remembered() -> None:
     sessions.forget_everything()
     credentials.forget_junk()
     anchoring.forget_everything()
+
+
+@pytest.fixture(autouse=True)
+def wrong_events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Whatever a test is about: each event the product emits in it has the mode and the keys of the table."""
+    with payloads.checked(monkeypatch) as wrong:
+        yield wrong
+    assert not wrong
 
 
 @pytest.fixture

@@ -28,25 +28,15 @@ SECRET_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 
 
 class Text(serializers.Field):  # type: ignore[type-arg]
-    """A JSON string, kept as it is; anything else is refused."""
+    """A JSON string, kept as it is; anything else is refused, and NUL, which the database cannot keep."""
 
     def to_internal_value(self, data: Any) -> str:
-        if not isinstance(data, str):
+        if not isinstance(data, str) or "\x00" in data:
             raise serializers.ValidationError("must be text")
         return data
 
     def to_representation(self, value: str) -> str:
         return value
-
-
-class Storable(Text):
-    """A text without NUL, which the database cannot keep."""
-
-    def to_internal_value(self, data: Any) -> str:
-        text = super().to_internal_value(data)
-        if "\x00" in text:
-            raise serializers.ValidationError("must not contain NUL characters")
-        return text
 
 
 class Whole(serializers.Field):  # type: ignore[type-arg]
@@ -104,7 +94,7 @@ class Place(serializers.Field):  # type: ignore[type-arg]
 class Secrets(serializers.DictField):
     """Texts by key. A key that is no variable name would reach no agent."""
 
-    child = Storable()
+    child = Text()
 
     def to_internal_value(self, data: Any) -> dict[str, str]:
         given: dict[str, str] = super().to_internal_value(data)
@@ -117,18 +107,18 @@ class CreateInput(serializers.Serializer[Any]):
     """`POST /workspaces`. Wrong shapes collapse into one text; the rules of fields are in `new_workspace`."""
 
     error_text = BAD_PAYLOAD
-    name = Storable()
-    role = Storable(required=False, allow_null=True)
-    template = Storable(required=False, allow_null=True)
+    name = Text()
+    role = Text(required=False, allow_null=True)
+    template = Text(required=False, allow_null=True)
     tier = Whole(required=False, allow_null=True)
-    runtime = Storable(required=False, allow_null=True)
-    model = Storable(required=False, allow_null=True)
+    runtime = Text(required=False, allow_null=True)
+    model = Text(required=False, allow_null=True)
     external = Flag(required=False, allow_null=True)
-    url = Storable(required=False, allow_null=True)
-    delivery_mode = Storable(required=False, allow_null=True)
-    workspace_dir = Storable(required=False, allow_null=True)
-    workspace_access = Storable(required=False, allow_null=True)
-    parent_id = Storable(required=False, allow_null=True)
+    url = Text(required=False, allow_null=True)
+    delivery_mode = Text(required=False, allow_null=True)
+    workspace_dir = Text(required=False, allow_null=True)
+    workspace_access = Text(required=False, allow_null=True)
+    parent_id = Text(required=False, allow_null=True)
     budget_limit = Whole(required=False, allow_null=True)
     secrets = Secrets(required=False, allow_null=True)
     max_concurrent_tasks = Whole(required=False, allow_null=True)
@@ -238,16 +228,16 @@ class UpdateInput(serializers.Serializer[Any]):
     """`PATCH /workspaces/:id`: absent keys change nothing, unknown ones are ignored."""
 
     error_text = "invalid request body"
-    name = Storable(required=False)
-    role = Storable(required=False, allow_null=True)
+    name = Text(required=False)
+    role = Text(required=False, allow_null=True)
     x = Finite(required=False)
     y = Finite(required=False)
     collapsed = Flag(required=False)
     tier = Whole(required=False)
-    parent_id = Storable(required=False, allow_null=True)
-    runtime = Storable(required=False)
-    workspace_dir = Storable(required=False, allow_null=True)
-    workspace_access = Storable(required=False)
+    parent_id = Text(required=False, allow_null=True)
+    runtime = Text(required=False)
+    workspace_dir = Text(required=False, allow_null=True)
+    workspace_access = Text(required=False)
     hibernation_idle_minutes = Whole(required=False, allow_null=True)
 
 

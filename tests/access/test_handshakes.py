@@ -1,4 +1,4 @@
-"""What a socket's handshake shares with every request: tenant guard, limits, sessions, an end by revocation."""
+"""What a socket's handshake shares with every request: tenant guard, limits, sessions, revocation."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from django.test import Client
 
@@ -107,7 +108,7 @@ def test_nothing_else_leaves(plane: Upstream, settings: Any, path: str) -> None:
     assert plane.asked == []
 
 
-@pytest.mark.parametrize("path", ["/cp/admin", "/cp/auth/%2e%2e/admin"])
+@pytest.mark.parametrize("path", ["/cp", "/cp/", "/cp/admin", "/cp/auth/%2e%2e/admin"])
 def test_nor_does_it_reach_the_canvas(plane: Upstream, canvas: Upstream, path: str) -> None:
     assert Client(**CREDENTIALS).get(path).status_code == 404
     assert canvas.asked == []
@@ -154,6 +155,16 @@ def test_routes_of_ours_stay_ours(canvas: Upstream) -> None:
     )
     assert missing.status_code == 410
     assert canvas.asked == []
+
+
+def test_a_connection_does_not_stay_open_after_a_head(canvas: Upstream, monkeypatch: Any) -> None:
+    closed = []
+    real = httpx.Client.close
+    monkeypatch.setattr(httpx.Client, "close", lambda self: (closed.append(1), real(self)))
+    answer = Client().head("/")
+    answer.close()
+    assert answer.status_code == 200
+    assert closed
 
 
 def test_a_canvas_that_is_away_is_a_502(settings: Any) -> None:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 import redis
 from django.db import transaction
+from django.utils import timezone
 
-from activity.events import CHANNEL, SEEN_BY_PEERS, EventType, Frame, broadcast, record
+from activity.events import CHANNEL, SEEN_BY_PEERS, EventType, Frame, broadcast, log_event, record
 from activity.models import MetricCounter, StructureEvent
+from activity.tally import tally
 from tests.clients import admin, agent_of, anonymous
 from tests.outages import valkey_away
 from tests.workspaces.factories import WorkspaceFactory
 
 ONE = UUID("6f1c0a1e-4b7d-4a2f-9d3c-111122223333")
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "events.md"
 FAILURES = "molecule_event_publish_failures_total"
 
 
@@ -118,19 +117,6 @@ def test_an_absent_valkey_fails_no_request_and_is_counted() -> None:
 # --- The names
 
 
-def documented() -> dict[str, tuple[str, str]]:
-    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (\w+) \| (yes|no) \|", PAGE.read_text(), re.MULTILINE)
-    return {name: (mode, peers) for name, mode, peers in rows}
-
-
-def test_the_documented_events_are_the_events() -> None:
-    assert set(documented()) == set(EventType)
-
-
-def test_the_documented_visibility_is_the_visibility() -> None:
-    assert {name for name, (_, peers) in documented().items() if peers == "yes"} == SEEN_BY_PEERS
-
-
 @pytest.mark.parametrize(
     "name",
     ["ACTIVITY_LOGGED", "AGENT_MESSAGE", "A2A_RESPONSE", "WORKSPACE_HEARTBEAT", "WORKSPACE_RESTART_DECLINED"],
@@ -159,6 +145,71 @@ def test_a_list_of_events_has_at_most_100() -> None:
     for _ in range(101):
         record(EventType.WORKSPACE_ONLINE, ONE, {})
     assert len(admin().get("/events").json()) == 100
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("limit", "count"), [("7", 7), ("500", 500), ("9999", 500), ("0", 100), ("x", 100)])
+def test_the_limit_of_events_is_a_number_or_the_default(limit: str, count: int) -> None:
+    now = timezone.now()
+    rows = [StructureEvent(event_type="WORKSPACE_ONLINE", created_at=now) for _ in range(501)]
+    StructureEvent.objects.bulk_create(rows)
+    assert len(admin().get("/events", limit=limit).json()) == count
+
+
+@pytest.mark.django_db
+def test_events_are_filtered_by_type_and_time() -> None:
+    first = record(EventType.WORKSPACE_ONLINE, ONE, {})
+    second = record(EventType.WORKSPACE_OFFLINE, ONE, {})
+
+    def ids(**params: str) -> list[str]:
+        return [row["id"] for row in admin().get("/events", **params).json()]
+
+    assert ids(type="WORKSPACE_ONLINE") == [str(first.pk)]
+    assert ids(type="NO_SUCH") == []
+    shown = admin().get("/events").json()
+    assert ids(before=shown[0]["created_at"]) == [str(first.pk)]
+    assert ids(before=shown[1]["created_at"]) == []
+    assert admin().get(f"/events/{ONE}", type="WORKSPACE_OFFLINE").json()[0]["id"] == str(second.pk)
+    for bad in ("yesterday", "2026-01-31", "2026-01-31T12:00:00"):
+        answer = admin().get("/events", before=bad)
+        assert (answer.status_code, answer.json()["error"].split()[0]) == (400, "before")
+
+
+@pytest.mark.django_db
+def test_an_event_of_the_deployment_is_a_row_and_no_frame(channel: Any) -> None:
+    log_event(EventType.ORG_IMPORT_STARTED, {"name": "x", "dir": "", "mode": "merge", "actor": "admin-token"})
+    assert channel(0) == []
+    (row,) = admin().get("/events").json()
+    assert (row["event_type"], row["workspace_id"]) == ("org.import.started", None)
+
+
+@pytest.mark.django_db
+def test_the_agent_and_the_target_are_columns_too() -> None:
+    agent, target = str(uuid4()), str(uuid4())
+    row = record(EventType.DELEGATION_STATUS, ONE, {"agent_id": agent, "target_id": target})
+    row.refresh_from_db()
+    assert (str(row.agent_id), str(row.target_id)) == (agent, target)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_keys_of_the_payload_may_stand_beside_it(channel: Any) -> None:
+    broadcast(EventType.APPROVAL_DECIDED, ONE, {"a": 1, "b": 2}, top=("a",))
+    (frame,) = channel(1)
+    assert set(frame) == {"event", "workspace_id", "timestamp", "payload", "a"}
+    assert (frame["a"], frame["payload"]) == (1, {"a": 1, "b": 2})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_published_frames_are_counted_by_event(channel: Any) -> None:
+    tally.flush()
+    series = MetricCounter.objects.filter(
+        name="molecule_events_published_total", labels='event="WORKSPACE_MOVED"'
+    )
+    before = sum(series.values_list("value", flat=True))
+    for _ in range(3):
+        record(EventType.WORKSPACE_MOVED, ONE, {})
+    tally.flush()
+    assert sum(series.values_list("value", flat=True)) == before + 3
 
 
 @pytest.mark.django_db

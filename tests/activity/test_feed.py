@@ -268,3 +268,64 @@ def test_the_text_is_the_text_parts_or_the_summary(workspace: Workspace, body: A
 def test_the_workspace_reads_its_own_feed(workspace: Workspace) -> None:
     logged(workspace)
     assert len(agent_of(workspace.pk).get(f"/workspaces/{workspace.pk}/activity").json()) == 1
+
+
+# --- include=peer_info
+
+MESSAGE = {
+    "params": {
+        "message": {
+            "parts": [
+                {"kind": "text", "text": "see"},
+                {
+                    "kind": "file",
+                    "file": {"uri": "workspace:/a.png", "name": "a.png", "mimeType": "image/png"},
+                },
+                {"kind": "file", "file": {"uri": "workspace:/b", "name": "b"}},
+                {"kind": "file", "file": {"name": "no uri"}},
+                {"kind": "file", "file": "text"},
+                "text",
+            ]
+        }
+    }
+}
+UPLOAD = {"file_id": "f", "name": "c.mp4", "mimeType": "video/mp4", "size": 3, "uri": "platform-pending:w/f"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "attachments"),
+    [
+        (
+            {"method": "message/send", "request_body": MESSAGE},
+            [
+                {"kind": "image", "uri": "workspace:/a.png", "mime_type": "image/png", "name": "a.png"},
+                {"kind": "file", "uri": "workspace:/b", "mime_type": None, "name": "b"},
+            ],
+        ),
+        (
+            {"method": "chat_upload_receive", "request_body": UPLOAD},
+            [{"kind": "video", "uri": "platform-pending:w/f", "mime_type": "video/mp4", "name": "c.mp4"}],
+        ),
+        ({"method": "message/send", "request_body": {"params": {"message": {"parts": "x"}}}}, None),
+        ({"method": "message/send", "request_body": ["x"]}, None),
+        ({"method": "message/send"}, None),
+    ],
+)
+def test_files_of_a_message_are_listed_when_asked_for(
+    workspace: Workspace, fields: dict[str, Any], attachments: Any
+) -> None:
+    logged(workspace, activity_type="a2a_receive", **fields)
+    (shown,) = feed(workspace, include="peer_info").json()
+    assert shown.get("attachments") == attachments
+    assert ("attachments" in shown) is (attachments is not None)
+    for other in ({}, {"include": "x"}):
+        assert "attachments" not in feed(workspace, **other).json()[0]
+
+
+def test_the_card_of_a_peer_is_read_from_this_server(workspace: Workspace, settings: Any) -> None:
+    settings.EXTERNAL_PLATFORM_URL = "https://org.example"
+    known, cardless = WorkspaceFactory(agent_card={"name": "x"}), WorkspaceFactory()
+    received(workspace, source_id=cardless.pk)
+    received(workspace, source_id=known.pk)
+    urls = [row["data"]["agent_card_url"] for row in feed(workspace).json()]
+    assert urls == [f"https://org.example/workspaces/{known.pk}/.well-known/agent-card.json", None]

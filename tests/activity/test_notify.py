@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from activity.events import Frame
-from activity.models import ActivityLog
+from activity.models import ActivityLog, MetricCounter
+from activity.tally import tally
 from tests.clients import Api, admin, agent_of
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace
@@ -88,6 +90,14 @@ def test_no_attachments_leave_no_key(
             "attachment[0]: uri and name are required",
         ),
         ({"message": "m", "attachments": [None]}, "attachment[0]: uri and name are required"),
+        (
+            {"message": "m", "attachments": [FILE, {"uri": "javascript:alert(1)", "name": "n"}]},
+            "attachment[1]: uri scheme is not allowed",
+        ),
+        (
+            {"message": "m", "attachments": [FILE] * 65},
+            "attachment[64]: at most 64 attachments are allowed",
+        ),
     ],
 )
 def test_a_wrong_message_is_refused_as_a_whole(
@@ -98,12 +108,94 @@ def test_a_wrong_message_is_refused_as_a_whole(
     assert not ActivityLog.objects.exists()
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "JavaScript:alert(1)",
+        " javascript:alert(1)",
+        "java\nscript:alert(1)",
+        "java\tscr\ript:x",
+        "\x01javascript:x",
+        "data:text/html,x",
+        "DATA:,x",
+        "vbscript:x",
+        "blob:https://x/1",
+    ],
+)
+def test_a_link_that_a_browser_would_run_is_refused(workspace: Workspace, agent: Api, uri: str) -> None:
+    body = {"message": "m", "attachments": [{"uri": uri, "name": "n"}]}
+    assert notify(agent, workspace, body) == (400, {"error": "attachment[0]: uri scheme is not allowed"})
+    assert not ActivityLog.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "uri", ["workspace:/a/../b", "platform-pending:w/f", "https://x/data:1", "s3://b/k", "javascript", "a b"]
+)
+def test_any_other_link_is_kept_as_it_is(
+    workspace: Workspace, agent: Api, published: list[Frame], uri: str
+) -> None:
+    body = {"message": "m", "attachments": [{"uri": uri, "name": "n", "mimeType": "", "size": 0}]}
+    assert notify(agent, workspace, body)[0] == 200
+    assert shown(published)["attachments"] == [{"uri": uri, "name": "n"}]
+
+
+@pytest.fixture
+def failing_inserts() -> Any:
+    """Call with n: the next n inserts into the feed fail in the database itself."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE SEQUENCE attempts")
+
+    def fail(times: int) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"""
+                CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN
+                    IF nextval('attempts') <= {times} THEN RAISE EXCEPTION 'the disk is full'; END IF;
+                    RETURN NEW;
+                END $$;
+                CREATE TRIGGER refuse BEFORE INSERT ON activity_logs FOR EACH ROW EXECUTE FUNCTION refuse();
+            """)
+
+    yield fail
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TRIGGER IF EXISTS refuse ON activity_logs")
+        cursor.execute("DROP FUNCTION IF EXISTS refuse(); DROP SEQUENCE attempts")
+
+
+def lost() -> int:
+    tally.flush()
+    name = "molecule_agent_message_persist_failures_total"
+    return sum(MetricCounter.objects.filter(name=name).values_list("value", flat=True))
+
+
+def test_an_insert_that_fails_once_is_tried_again(
+    workspace: Workspace, agent: Api, published: list[Frame], failing_inserts: Any
+) -> None:
+    failing_inserts(1)
+    assert notify(agent, workspace, {"message": "m"}) == (200, {"status": "sent"})
+    assert ActivityLog.objects.count() == len(published) == 1
+
+
+def test_a_message_that_cannot_be_stored_is_not_shown_and_may_be_repeated(
+    workspace: Workspace, agent: Api, published: list[Frame], failing_inserts: Any
+) -> None:
+    before = lost()
+    failing_inserts(2)
+    status, answer = notify(agent, workspace, {"message": "m"})
+    assert (status, answer["code"]) == (503, "platform_unavailable")
+    assert published == []
+    assert lost() == before + 1
+
+    assert notify(agent, workspace, {"message": "m"})[0] == 200
+    assert ActivityLog.objects.count() == len(published) == 1
+
+
 @pytest.mark.parametrize("text", ["😀" * 80, "日" * 300, "  spaced  ", "x" * 100_000])
 def test_any_text_is_stored_as_it_is(workspace: Workspace, agent: Api, text: str) -> None:
     assert notify(agent, workspace, {"message": text})[0] == 200
     row = ActivityLog.objects.get()
     assert row.response_body["result"] == text
-    assert row.summary == text[:200]
+    assert row.summary == "Agent message: " + (text if len(text) <= 80 else text[:80] + "…")
 
 
 def test_a_half_character_is_replaced(workspace: Workspace, agent: Api, published: list[Frame]) -> None:

@@ -288,10 +288,25 @@ def test_a_nephew_sees_neither_life_nor_conversation() -> None:
     live(body)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a removed workspace may talk to nobody, so its peers are not told (workspaces.selectors)",
-)
+def test_a_move_is_judged_by_the_new_place() -> None:
+    boss = WorkspaceFactory()
+    workspace, sibling = WorkspaceFactory(parent=boss), WorkspaceFactory(parent=boss)
+    away = WorkspaceFactory(parent=WorkspaceFactory())
+    headers = agent_headers(sibling)
+
+    async def body() -> None:
+        async with Socket(**headers) as socket:
+            await emit(EventType.WORKSPACE_ONLINE, workspace.pk)
+            assert (await socket.frame())["event"] == "WORKSPACE_ONLINE"
+            await Workspace.objects.filter(pk=workspace.pk).aupdate(parent=away.pk)
+            await emit(EventType.WORKSPACE_MOVED, workspace.pk)
+            await emit(EventType.WORKSPACE_ONLINE, workspace.pk)
+            await emit(EventType.TASK_UPDATED, sibling.pk)
+            assert (await socket.frame())["event"] == "TASK_UPDATED"
+
+    live(body)
+
+
 def test_a_sibling_is_told_of_a_removal() -> None:
     workspace, sibling = WorkspaceFactory(), WorkspaceFactory()
     headers = agent_headers(sibling)

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from activity import supervision
 from activity.models import BackgroundJob, MetricCounter
-from activity.supervision import supervised
-from config.jobs import INTERVALS, Job, interval_s
+from activity.supervision import overdue, subsystems, supervised, tick
+from activity.tasks import queue_probe
+from config.jobs import INTERVALS, Job, interval_s, queues
 from config.locks import try_lock
 from tests.clients import admin, agent_of, anonymous
 from tests.conftest import at_once
+from tests.waiting import eventually
 from tests.workspaces.factories import WorkspaceFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -23,7 +26,8 @@ JOB = Job.HEALTH_SWEEP
 
 def rewind(job: Job, seconds: float) -> None:
     """As if the last tick had been that long ago."""
-    BackgroundJob.objects.filter(pk=job).update(last_started_at=timezone.now() - timedelta(seconds=seconds))
+    then = timezone.now() - timedelta(seconds=seconds)
+    BackgroundJob.objects.filter(pk=job).update(last_started_at=then, last_tick_at=then)
 
 
 def runs(outcome: str) -> int:
@@ -110,6 +114,68 @@ def test_a_failed_run_frees_its_lock() -> None:
         assert mine
 
 
+def test_a_long_run_ticks_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "RUN_TICK_S", 0.02)
+
+    def last_tick() -> Any:
+        return BackgroundJob.objects.values_list("last_tick_at", flat=True).get(pk=JOB)
+
+    def long() -> None:
+        began = last_tick()
+        eventually(lambda: last_tick() > began)
+
+    supervised(JOB, long)
+    row = BackgroundJob.objects.get(pk=JOB)
+    assert row.last_error is None
+    assert row.last_tick_at > row.last_started_at
+
+
+# --- What is late
+
+NOW = timezone.now()
+LONG_AGO = NOW - timedelta(days=7)
+
+
+def ticked(name: str, seconds_ago: float) -> None:
+    then = NOW - timedelta(seconds=seconds_ago)
+    BackgroundJob.objects.update_or_create(pk=name, defaults={"last_tick_at": then})
+
+
+def test_what_ticks_in_time_is_not_late() -> None:
+    for name, standing in subsystems().items():
+        ticked(name, 2 * standing["expected_interval_seconds"])
+    assert overdue(NOW, since=LONG_AGO) == ([], [])
+
+
+def test_a_sweep_a_loop_and_a_queue_that_stopped_are_late() -> None:
+    for name in subsystems():
+        ticked(name, 0)
+    ticked(JOB, 3 * interval_s(JOB) + 61)
+    ticked("broadcaster", 3 * 10 + 61)
+    ticked("queue:lifecycle", 301)
+    assert overdue(NOW, since=LONG_AGO) == (["health-sweep", "broadcaster"], ["queue:lifecycle"])
+    assert overdue(NOW, since=NOW - timedelta(seconds=30)) == ([], [])
+
+
+def test_what_never_ticked_is_late_once_it_had_its_chance() -> None:
+    jobs, late_queues = overdue(NOW, since=LONG_AGO)
+    assert set(jobs) | set(late_queues) == set(subsystems())
+
+
+def test_a_probe_that_came_through_says_that_its_queue_is_drained() -> None:
+    assert subsystems()["queue:lifecycle"]["stale"]
+    for _ in range(2):
+        queue_probe("lifecycle")
+    assert not subsystems()["queue:lifecycle"]["stale"]
+    assert subsystems()["queue:teardown"]["stale"]
+
+
+def test_a_loop_ticks_in_one_row() -> None:
+    for _ in range(3):
+        tick("broadcaster")
+    assert BackgroundJob.objects.filter(pk="broadcaster").count() == 1
+
+
 # --- GET /admin/liveness
 
 
@@ -120,7 +186,10 @@ def page() -> dict[str, Any]:
 
 def test_the_page_names_every_job_before_its_first_tick() -> None:
     found = page()
-    assert set(found) == {job.value for job in INTERVALS}
+    assert set(found) == {job.value for job in INTERVALS} | {
+        "broadcaster",
+        *(f"queue:{queue}" for queue in queues()),
+    }
     assert found[JOB] == {
         "last_tick_at": None,
         "seconds_ago": None,

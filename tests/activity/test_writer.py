@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from activity.events import Frame
 from activity.models import ActivityLog
-from activity.services import log_activity
+from activity.services import complete_activity, log_activity
+from config.errors import Conflict
 from config.http import rfc3339
 from tests.activity.factories import logged
 from tests.clients import admin
@@ -222,3 +223,104 @@ def test_a_row_that_is_rolled_back_announces_nothing(valkey: Any, published: lis
 def test_a_row_may_stay_unannounced(valkey: Any, published: list[Frame]) -> None:
     logged(WorkspaceFactory(), announce=False)
     assert published == []
+
+
+# --- Completion in place
+
+
+@pytest.mark.django_db
+def test_an_outcome_is_put_into_the_row_that_keeps_its_place(valkey: Any) -> None:
+    workspace = WorkspaceFactory()
+    row, later = logged(workspace, status="pending", summary="asked"), logged(workspace)
+    changed = complete_activity(
+        row_id=row.pk, status="ok", response_body={"r": "\x00"}, duration_ms=5, announce=False
+    )
+    assert changed is not None
+    row.refresh_from_db()
+    assert (row.status, row.response_body, row.duration_ms) == ("ok", {"r": "\ufffd"}, 5)
+    assert (row.summary, row.seq < later.seq) == ("asked", True)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("before", "late", "wins"),
+    [
+        ({"status": "pending"}, {"status": "error", "error_detail": "e"}, True),
+        ({"status": "error", "error_detail": "e"}, {"status": "ok", "response_body": {}}, True),
+        ({"status": "ok"}, {"status": "error", "error_detail": "late"}, False),
+        ({"status": "ok"}, {"status": "ok", "response_body": {"late": "answer"}}, True),
+        ({"status": "ok", "response_body": {"a": 1}}, {"status": "error"}, False),
+        ({"status": "ok", "response_body": {"a": 1}}, {"status": "ok", "response_body": {"b": 2}}, False),
+        ({"status": "pending", "response_body": {"a": 1}}, {"status": "error"}, False),
+    ],
+)
+def test_an_answer_is_never_lost_to_a_later_outcome(
+    valkey: Any, published: list[Frame], before: dict[str, Any], late: dict[str, Any], wins: bool
+) -> None:
+    row = logged(WorkspaceFactory(), **before)
+    stored = complete_activity(row_id=row.pk, announce=True, **late)
+    assert (stored is not None) is wins
+    assert len(published) == int(wins)
+    row.refresh_from_db()
+    expected = late if wins else before
+    assert row.status == expected["status"]
+    if "response_body" in before:
+        assert row.response_body == before["response_body"]
+    if wins and late["status"] == "ok":
+        assert row.error_detail is None
+
+
+@pytest.mark.django_db
+def test_nothing_given_overwrites_nothing() -> None:
+    row = logged(WorkspaceFactory(), status="pending", summary="s", duration_ms=3, tool_trace=["t"])
+    complete_activity(row_id=row.pk, status="error", announce=False)
+    row.refresh_from_db()
+    assert (row.status, row.summary, row.duration_ms, row.tool_trace) == ("error", "s", 3, ["t"])
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("key", ["message_id", "idempotency_key"])
+def test_a_repeat_is_the_stored_row_however_many_come_at_once(
+    valkey: Any, published: list[Frame], key: str
+) -> None:
+    workspace, other = WorkspaceFactory(), WorkspaceFactory()
+    rows = at_once(*[lambda: logged(workspace, announce=True, **{key: "m-1"})] * 6)
+    assert len({row.pk for row in rows}) == len(published) == ActivityLog.objects.count() == 1
+    assert logged(other, **{key: "m-1"}).pk != rows[0].pk
+    assert logged(workspace, **{key: "m-2"}).pk != rows[0].pk
+
+
+@pytest.mark.django_db
+def test_a_delegation_has_one_result_per_kind_of_row() -> None:
+    workspace = WorkspaceFactory()
+    result = {"method": "delegate_result", "request_body": {"delegation_id": "d-1"}}
+    logged(workspace, activity_type="delegation", **result)
+    logged(workspace, activity_type="a2a_receive", **result)
+    logged(WorkspaceFactory(), activity_type="delegation", **result)
+    with pytest.raises(Conflict):
+        logged(workspace, activity_type="delegation", **result)
+    for _ in range(2):
+        logged(workspace, activity_type="delegation", method="delegate_result")
+        logged(workspace, activity_type="delegation", **{**result, "method": "delegate"})
+    answer = admin().post(f"/workspaces/{workspace.pk}/activity", {"activity_type": "a2a_receive", **result})
+    assert answer.status_code == 409
+
+
+@pytest.mark.django_db
+def test_the_lines_of_one_delegation_are_found_by_index() -> None:
+    workspace = WorkspaceFactory()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO activity_logs"
+            " (id, workspace_id, activity_type, method, status, request_body, created_at)"
+            " SELECT gen_random_uuid(), %s, 'delegation', 'delegate', 'ok',"
+            " jsonb_build_object('delegation_id', 'd-' || n), now() FROM generate_series(1, 20000) n",
+            [workspace.pk],
+        )
+        cursor.execute("ANALYZE activity_logs")
+        cursor.execute(
+            "EXPLAIN SELECT id FROM activity_logs WHERE workspace_id = %s AND method = 'delegate'"
+            " AND request_body ->> 'delegation_id' = 'd-7'",
+            [workspace.pk],
+        )
+        assert "activity_logs_delegation" in str(cursor.fetchall())

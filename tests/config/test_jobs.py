@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from celery.beat import ScheduleEntry
 from django.db import transaction
 
 from config.celery import app
-from config.jobs import INTERVALS, QUEUES, Job, beat_schedule, enqueue, interval_s, queue_of
+from config.jobs import INTERVALS, QUEUES, Job, beat_schedule, enqueue, interval_s, queue_of, queues
 
 
 def messages(valkey: Any, queue: str) -> list[dict[str, Any]]:
@@ -37,19 +39,34 @@ def test_nothing_is_rung_for_after_a_rollback(valkey: Any) -> None:
     assert messages(valkey, "teardown") == []
 
 
-def test_beat_sends_every_sweep_at_its_interval(settings: Any) -> None:
+def test_beat_sends_every_sweep_at_its_interval_and_when_it_starts(settings: Any) -> None:
     settings.HEALTH_SWEEP_SECONDS = 21
     schedule = beat_schedule()
-    assert set(schedule) == {job.value for job in INTERVALS}
-    assert schedule["health-sweep"] == {
-        "task": "health-sweep",
-        "schedule": 21.0,
-        "options": {"queue": "sweeps", "expires": 21},
-    }
+    assert set(schedule) == {job.value for job in INTERVALS} | {f"queue-probe:{one}" for one in queues()}
+    entry = ScheduleEntry(name="health-sweep", app=app, **schedule["health-sweep"])
+    assert entry.schedule.run_every == timedelta(seconds=21)
+    assert entry.options == {"queue": "sweeps", "expires": 21}
+    assert all(ScheduleEntry(name=name, app=app, **one).is_due().is_due for name, one in schedule.items())
+
+
+def test_a_probe_goes_through_each_queue() -> None:
+    assert queues() == ["lifecycle", "sweeps", "teardown"]
+    for queue in queues():
+        entry = beat_schedule()[f"queue-probe:{queue}"]
+        assert (entry["task"], entry["kwargs"], entry["options"]["queue"]) == (
+            "queue-probe",
+            {"queue": queue},
+            queue,
+        )
+
+
+def test_hours_are_seconds(settings: Any) -> None:
+    settings.ACTIVITY_CLEANUP_INTERVAL_HOURS = 2
+    assert interval_s(Job.ACTIVITY_RETENTION) == 7200
 
 
 def test_a_job_has_an_interval_or_a_queue_of_its_own() -> None:
-    assert set(INTERVALS) | set(QUEUES) == set(Job)
+    assert set(INTERVALS) | set(QUEUES) | {Job.QUEUE_PROBE} == set(Job)
     assert set(INTERVALS) & set(QUEUES) == set()
     assert {queue_of(job) for job in INTERVALS} == {"sweeps"}
 

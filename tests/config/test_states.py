@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
+from django.db import connection
 
 from config.states import StateMachine, update_returning
 from tests.conftest import at_once
@@ -58,3 +61,24 @@ def test_of_many_simultaneous_moves_exactly_one_wins() -> None:
 
     outcomes = at_once(*[move] * 8)
     assert sorted(len(outcome) for outcome in outcomes) == [0] * 7 + [1]
+
+
+@pytest.fixture
+def newer_release() -> Iterator[Callable[[], None]]:
+    """Adds a column from another connection, as the next release's migration does; dropped afterwards."""
+    params = {**connection.get_connection_params(), "autocommit": True}
+    with psycopg.connect(**params) as other:
+        yield lambda: other.execute("ALTER TABLE workspaces ADD COLUMN of_tomorrow int")  # type: ignore[func-returns-value]
+        connection.close()
+        other.execute("ALTER TABLE workspaces DROP COLUMN IF EXISTS of_tomorrow")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_prepared_move_survives_a_column_of_the_next_release(newer_release: Callable[[], None]) -> None:
+    row = WorkspaceFactory(status=Status.ONLINE)
+    connection.ensure_connection()
+    connection.connection.prepare_threshold = 0
+    rows = Workspace.objects.filter(pk=row.pk)
+    assert update_returning(rows, status=Status.PAUSED)
+    newer_release()
+    assert update_returning(rows, status=Status.PAUSED)

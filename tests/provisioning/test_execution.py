@@ -91,6 +91,15 @@ def test_tokens_of_older_generations_end_and_those_of_people_stay(backend, doorb
     assert by_hand[:8] in live.values_list("prefix", flat=True)
 
 
+def test_a_token_that_an_earlier_try_may_have_delivered_stays_valid(backend, doorbell):
+    backend.failures["start"] = deque([FLAKY])
+    row = queued()
+    doorbell.work()
+    services.provision(run_of(row).pk)
+    live = WorkspaceAuthToken.objects.live().filter(workspace=row)
+    assert list(live.values_list("kind", "generation")) == [("instance", 1)] * 2
+
+
 def test_a_start_that_cannot_work_fails_with_a_safe_text(backend, doorbell):
     backend.failures["start"] = deque([BROKEN])
     row = queued()

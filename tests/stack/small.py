@@ -69,6 +69,10 @@ class Echo(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
+        if self.path == "/in-small-letters":
+            self.send_header("retry-after", "7")
+            self.send_header("content-disposition", 'attachment; filename="a b.txt"')
+            self.send_header("x-ratelimit-remaining", "0")
         self.end_headers()
         self.wfile.write(body)
 

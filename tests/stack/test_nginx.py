@@ -186,6 +186,34 @@ def test_nginx_does_not_tell_its_version(door: Door) -> None:
     assert get(door, "/health").headers["server"] == "nginx"
 
 
+def raw_answer(door: Door, path: str, *headers: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", door.port), timeout=5) as raw:
+        lines = [f"GET {path} HTTP/1.1", "Host: x", "Connection: close", *headers]
+        raw.sendall("\r\n".join([*lines, "", ""]).encode())
+        found = b""
+        while piece := raw.recv(65_536):
+            found += piece
+        return found
+
+
+def test_headers_that_command_line_clients_look_for_have_their_usual_spelling(door: Door) -> None:
+    answer = raw_answer(door, "/in-small-letters")
+    for line in (
+        b"Retry-After: 7",
+        b'Content-Disposition: attachment; filename="a b.txt"',
+        b"X-RateLimit-Remaining: 0",
+    ):
+        assert answer.count(line) == 1
+    assert b"retry-after" not in answer
+    assert b"Retry-After" not in raw_answer(door, "/health")
+
+
+def test_a_header_too_large_is_a_431(door: Door) -> None:
+    answer = raw_answer(door, "/health", "X-Long: " + "x" * 9000)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b'{"error":"request header fields too large"}' in answer
+
+
 def test_a_request_that_is_none_gets_json(door: Door) -> None:
     with socket.create_connection(("127.0.0.1", door.port), timeout=5) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nBad header\x00: y\r\n\r\n")

@@ -119,19 +119,20 @@ def test_the_newest_server_is_used() -> None:
     assert max(installations()) >= 16
 
 
-def throw_away(*words: str) -> subprocess.Popen[str]:
+def throw_away(temporary: Path, *words: str) -> subprocess.Popen[str]:
+    temporary.mkdir()
     command = [sys.executable, "-m", "stack", "run", "--", *words]
     return subprocess.Popen(
         command,
         cwd=PROJECT,
-        env=plain_environment(),
+        env=plain_environment(TMPDIR=str(temporary)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
 
 
-def test_a_command_gets_servers_of_its_own_and_its_status_is_passed_on() -> None:
+def test_a_command_gets_servers_of_its_own_and_its_status_is_passed_on(folder: Path) -> None:
     code = (
         "import os, psycopg, redis\n"
         "connection = psycopg.connect(os.environ['DATABASE_URL'], autocommit=True)\n"
@@ -141,15 +142,16 @@ def test_a_command_gets_servers_of_its_own_and_its_status_is_passed_on() -> None
         "print(os.environ['DATABASE_URL'], len(os.environ['DJANGO_SECRET_KEY']) > 30)\n"
         "raise SystemExit(7)"
     )
-    command = throw_away(sys.executable, "-c", code)
+    command = throw_away(folder, sys.executable, "-c", code)
     output, _ = command.communicate(timeout=60)
     assert command.returncode == 7
     assert "('off',)\nTrue\n" in output
     assert not _answers(output)
 
 
-def test_a_command_that_is_asked_to_stop_leaves_nothing() -> None:
+def test_a_command_that_is_asked_to_stop_leaves_nothing(folder: Path) -> None:
     command = throw_away(
+        folder,
         sys.executable,
         "-c",
         "import os, time; print(os.environ['DATABASE_URL'], flush=True); time.sleep(3600)",
@@ -160,6 +162,7 @@ def test_a_command_that_is_asked_to_stop_leaves_nothing() -> None:
     command.terminate()
     assert command.wait(30) == 128 + signal.SIGTERM
     assert not _answers(url)
+    assert list(folder.iterdir()) == []
     command.stdout.close()
 
 
@@ -173,8 +176,9 @@ def test_given_servers_are_used() -> None:
     assert done.stdout == "postgresql://theirs redis://theirs\n"
 
 
-def test_servers_do_not_outlive_a_killed_run() -> None:
+def test_servers_do_not_outlive_a_killed_run(folder: Path) -> None:
     command = throw_away(
+        folder,
         sys.executable,
         "-c",
         "import os, time; print(os.environ['DATABASE_URL'], flush=True); time.sleep(3600)",

@@ -9,11 +9,13 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
+from config.errors import NotFound
 from tests.clients import admin, agent_of, anonymous
 from tests.outages import statements_fail
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.budgets import effective_spend
 from workspaces.models import Status, Workspace
+from workspaces.services import set_budget
 
 pytestmark = pytest.mark.django_db
 
@@ -90,6 +92,14 @@ def test_a_removed_or_unknown_workspace_has_no_budget():
     for gone in (WorkspaceFactory(status=Status.REMOVED), Workspace(id=uuid4())):
         assert admin().get(path(gone)).status_code == 404
         assert admin().patch(path(gone), {"budget_limit": 1}).status_code == 404
+
+
+def test_a_workspace_removed_meanwhile_gets_no_limit():
+    row = WorkspaceFactory(status=Status.REMOVED, budget_limit=5)
+    with pytest.raises(NotFound):
+        set_budget(workspace_id=row.pk, limit=7)
+    row.refresh_from_db()
+    assert row.budget_limit == 5
 
 
 def test_a_database_that_refuses_is_told_in_fixed_words():

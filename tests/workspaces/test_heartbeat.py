@@ -371,7 +371,7 @@ def test_a_write_that_fails_says_so(monkeypatch):
     assert (answer.status_code, answer.json()) == (500, {"error": "failed to update"})
     row.refresh_from_db()
     assert row.status == Status.OFFLINE
-    assert events() == []
+    assert recorded() == []
 
 
 def test_a_removed_workspace_is_told_so_in_the_words_runtimes_react_to():

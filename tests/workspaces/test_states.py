@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import connection
+from django.db.models import F
 
 from activity.models import MetricCounter
 from activity.tally import tally
@@ -70,6 +71,21 @@ def test_of_many_movers_one_wins_and_one_change_is_counted():
     outcomes = at_once(*[lambda: move(rows.all(), Status.OFFLINE, trigger="test")] * 8)
     assert sorted(len(outcome) for outcome in outcomes) == [0] * 7 + [1]
     assert counted() == {'from="online",to="offline",trigger="test"': 1}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("valkey")
+def test_a_callers_guard_holds_when_the_row_changes_under_its_eyes():
+    """`provisioning` may follow itself: only the guard on the generation tells the first from the others."""
+    row = stored(Status.PROVISIONING)
+
+    def claim() -> Any:
+        here = Workspace.objects.at(row.pk, row.generation)
+        return move(here, Status.PROVISIONING, trigger="test", generation=F("generation") + 1)
+
+    outcomes = at_once(*[claim] * 8)
+    assert sorted(len(outcome) for outcome in outcomes) == [0] * 7 + [1]
+    assert Workspace.objects.get(pk=row.pk).generation == row.generation + 1
 
 
 # --- Counting

@@ -97,6 +97,11 @@ def test_recording_never_disturbs_its_caller(caplog):
     row = WorkspaceFactory()
     with statements_fail("workspace_token_usage"):
         use(row, 1, 1)
+    full = WorkspaceFactory()
+    use(full, 1, 1)
+    TokenUsage.objects.update(input_tokens=2**63 - 1)
+    use(full, 1, 1)  # the database itself refuses, in the middle of the caller's transaction
+    TokenUsage.objects.all().delete()
     use(Workspace(id=uuid4()), 1, 1)
     use(WorkspaceFactory(status=Status.REMOVED), 1, 1)
     assert not TokenUsage.objects.exists()
