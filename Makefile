@@ -12,7 +12,7 @@ READY := .venv/ready
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  PORT=$(PORT) and DATA_DIR=$(DATA_DIR) apply to up, up-open and down; ARGS to test and bench."
+	@echo "  PORT=$(PORT) and DATA_DIR=$(DATA_DIR) apply to up, up-open and down, DATA_DIR to bench; ARGS to test and bench."
 
 up: $(READY) ## start everything on this machine and stay in the foreground
 	@exec $(RUN) -m stack up --port "$(PORT)" --data-dir "$(DATA_DIR)"
@@ -44,7 +44,7 @@ openapi: $(READY) ## write docs/reference/openapi.yaml
 	$(RUN) -m stack run -- $(RUN) manage.py spectacular --file docs/reference/openapi.yaml
 
 bench: $(READY) ## measure a running stack
-	@exec $(RUN) -m bench $(ARGS)
+	@exec $(RUN) -m bench --data-dir "$(DATA_DIR)" $(ARGS)
 
 $(READY): pyproject.toml uv.lock
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and $(PYTHON) is not here."; exit 1; }

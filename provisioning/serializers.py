@@ -6,19 +6,8 @@ from typing import Any
 
 from rest_framework import serializers
 
+from config.fields import Log
 from provisioning.models import ProvisionRun
-
-
-class Log(serializers.Field):  # type: ignore[type-arg]
-    """A JSON string with whatever a process wrote, NUL included: the verb makes it storable."""
-
-    def to_internal_value(self, data: Any) -> str:
-        if not isinstance(data, str):
-            raise serializers.ValidationError("must be text")
-        return data
-
-    def to_representation(self, value: str) -> str:
-        return value
 
 
 class BootFailureInput(serializers.Serializer[Any]):

@@ -8,12 +8,14 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from config.errors import BadRequest, NotFound, TooLarge
+from config.fields import Finite, Text, Whole
 from workspaces.budgets import effective_spend
 from workspaces.models import CanvasViewport, TokenUsage, Workspace
-from workspaces.serializers import MODEL_CHARS, Finite, Text, Whole
+from workspaces.serializers import MODEL_CHARS
 from workspaces.services.usage import day_of
 from workspaces.texts import holds_nul
 
@@ -58,6 +60,7 @@ def move_target(given: dict[str, Any]) -> UUID:
         raise NotFound("target workspace not found") from None
 
 
+@extend_schema_field({"type": "integer"})
 class Cents(Whole):
     """A whole number of USD cents, 0 included."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from datetime import datetime
 from typing import Any
@@ -14,6 +13,7 @@ from django.utils import timezone
 from rest_framework import serializers
 
 from config.errors import BadRequest, Unprocessable
+from config.fields import Finite, Flag, Place, Text, Whole
 from workspaces.budgets import effective_spend
 from workspaces.defaults import default_runtime, known_runtimes
 from workspaces.models import EXTERNAL, Access, DeliveryMode, Workspace
@@ -25,70 +25,6 @@ BAD_FIELDS = "invalid workspace fields"
 MODEL_CHARS = 100
 MAX_TASKS = 2_147_483_647  # what the column holds
 SECRET_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-
-
-class Text(serializers.Field):  # type: ignore[type-arg]
-    """A JSON string, kept as it is; anything else is refused, and NUL, which the database cannot keep."""
-
-    def to_internal_value(self, data: Any) -> str:
-        if not isinstance(data, str) or "\x00" in data:
-            raise serializers.ValidationError("must be text")
-        return data
-
-    def to_representation(self, value: str) -> str:
-        return value
-
-
-class Whole(serializers.Field):  # type: ignore[type-arg]
-    """A JSON number without a fraction; a bool is none."""
-
-    def to_internal_value(self, data: Any) -> int:
-        if isinstance(data, bool) or not isinstance(data, int | float) or not math.isfinite(data):
-            raise serializers.ValidationError("must be a whole number")
-        if data != int(data) or abs(data) > 2**62:
-            raise serializers.ValidationError("must be a whole number")
-        return int(data)
-
-    def to_representation(self, value: int) -> int:
-        return value
-
-
-class Flag(serializers.Field):  # type: ignore[type-arg]
-    """A JSON bool."""
-
-    def to_internal_value(self, data: Any) -> bool:
-        if not isinstance(data, bool):
-            raise serializers.ValidationError("must be true or false")
-        return data
-
-    def to_representation(self, value: bool) -> bool:
-        return value
-
-
-class Finite(serializers.Field):  # type: ignore[type-arg]
-    """A JSON number that is one."""
-
-    def to_internal_value(self, data: Any) -> float:
-        if isinstance(data, bool) or not isinstance(data, int | float) or not math.isfinite(data):
-            raise serializers.ValidationError("must be a number")
-        return float(data)
-
-    def to_representation(self, value: float) -> float:
-        return value
-
-
-class Place(serializers.Field):  # type: ignore[type-arg]
-    """A position on the canvas; other keys are ignored."""
-
-    def to_internal_value(self, data: Any) -> tuple[float, float]:
-        if not isinstance(data, dict):
-            raise serializers.ValidationError("must be an object")
-        number = Finite()
-        x, y = (number.to_internal_value(data.get(axis, 0)) for axis in ("x", "y"))
-        return x, y
-
-    def to_representation(self, value: tuple[float, float]) -> dict[str, float]:
-        return {"x": value[0], "y": value[1]}
 
 
 class Secrets(serializers.DictField):

@@ -50,7 +50,10 @@ def writes(source: str) -> list[tuple[int, str]]:
 
 def readers() -> list[Path]:
     return [
-        path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")) if READERS.search(path.name)
+        path
+        for room in ROOMS
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if READERS.search(path.name) and "management" not in path.parts
     ]
 
 
