@@ -21,6 +21,7 @@ from access.authentication import principal_of
 from activity.models import ActivityLog
 from config.errors import BadGateway, DomainError
 from config.http import from_json, json_response, only, workspace_uuid
+from config.threads import release_thread
 from workspaces.models import DeliveryMode
 
 log = structlog.get_logger(__name__)
@@ -37,6 +38,7 @@ async def send(request: HttpRequest, workspace_id: str) -> HttpResponse:
     if isinstance(accepted, HttpResponse):
         return accepted
     call, row, envelope = accepted
+    release_thread()  # the agent may think for minutes
     began = time.monotonic()
     answer: Any = None
     failure: DomainError | None = None

@@ -95,8 +95,8 @@ def add_plain_views(result: dict[str, Any], **context: Any) -> dict[str, Any]:
     components["responses"] = _RESPONSES
     for path, view in _plain_views(get_resolver().url_patterns, ""):
         for method, one in getattr(view, "views", dict.fromkeys(view.methods, view)).items():
-            if not hasattr(one, "methods"):
-                continue
+            if actions := getattr(one, "actions", None):  # a viewset that shares its path with a lean view
+                one = getattr(one.cls, actions[method.lower()])
             result["paths"].setdefault(path, {})[method.lower()] = _operation(method, path, one)
     for item in result["paths"].values():
         for operation in item.values():

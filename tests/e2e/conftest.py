@@ -52,7 +52,7 @@ class Operator:
 @pytest.fixture(scope="session")
 def running() -> Iterator[Running]:
     with reachable_folder() as home:
-        stack = Running("stack up", home / "data", ports.choose(1)[0])
+        stack = Running("stack up", home / "data", ports.choose(1)[0], RATE_LIMIT="100000")  # we poll fast
         try:
             yield stack.until_up()
         finally:
