@@ -60,6 +60,9 @@ def _refusal(text: str) -> serializers.ValidationError:
     return serializers.ValidationError({"non_field_errors": [text]})
 
 
+BAD_EXPIRY = "expires_at must be an RFC 3339 time in the future"
+
+
 class OrgTokenInput(serializers.Serializer[None]):
     name = serializers.CharField(
         default=None,
@@ -71,15 +74,23 @@ class OrgTokenInput(serializers.Serializer[None]):
     expires_at = serializers.DateTimeField(
         default=None,
         allow_null=True,
-        error_messages={"invalid": "expires_at must be an RFC 3339 time in the future"},
+        error_messages={"invalid": BAD_EXPIRY},
     )
+
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data.get("name") or "", str):
+            raise serializers.ValidationError({"name": ["name must be text"]})
+        expiry = data.get("expires_at")
+        if expiry and not (isinstance(expiry, str) and re.search(r"(?i)(z|[+-]\d\d:\d\d)$", expiry)):
+            raise serializers.ValidationError({"expires_at": [BAD_EXPIRY]})
+        return super().to_internal_value(data)
 
     def validate_name(self, name: str | None) -> str | None:
         return name or None
 
     def validate_expires_at(self, moment: datetime | None) -> datetime | None:
         if moment is not None and moment <= timezone.now():
-            raise serializers.ValidationError("expires_at must be an RFC 3339 time in the future")
+            raise serializers.ValidationError(BAD_EXPIRY)
         return moment
 
 

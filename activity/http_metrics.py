@@ -7,6 +7,7 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
+from django.urls import Resolver404, ResolverMatch, resolve
 
 from activity.tally import Tally, tally
 
@@ -45,12 +46,20 @@ class CountRequests:
 def count_request(
     request: HttpRequest, response: HttpResponseBase, seconds: float, *, into: Tally = tally
 ) -> None:
-    match = request.resolver_match
+    match = request.resolver_match or _resolved(request.path_info)
     path = _pattern(match.route) if match and match.route is not None else "unmatched"
     method = request.method if request.method in _METHODS else "OTHER"
     labels = {"method": str(method), "path": path, "status": str(response.status_code)}
     into.add("molecule_http_requests_total", **labels)
     into.add("molecule_http_request_duration_seconds_total", int(seconds * 1_000_000), **labels)
+
+
+def _resolved(path: str) -> ResolverMatch | None:
+    """The route of a request that a layer refused before it was routed."""
+    try:
+        return resolve(path)
+    except Resolver404:
+        return None
 
 
 def _pattern(route: str) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 from rest_framework import serializers
 
+from config.fields import Whole
+
 AGENT_TYPES = [
     "a2a_send",
     "a2a_receive",
@@ -35,6 +37,7 @@ class ActivityInput(serializers.Serializer[Any]):
             "invalid_choice": _INVALID_TYPE,
         },
     )
+
     method = Text(required=False, allow_null=True, allow_blank=True)
     summary = Text(required=False, allow_null=True, allow_blank=True)
     target_id = Text(required=False, allow_null=True, allow_blank=True)
@@ -48,10 +51,20 @@ class ActivityInput(serializers.Serializer[Any]):
     response_body = serializers.JSONField(required=False, allow_null=True)
     metadata = serializers.JSONField(required=False, allow_null=True)
 
+    def to_internal_value(self, data: Any) -> Any:
+        if data.get("activity_type") == "":  # a choice field calls it unknown
+            data = {**data, "activity_type": None}
+        return super().to_internal_value(data)
+
 
 class AckInput(serializers.Serializer[Any]):
     error_text = "acked_seq must be an integer >= 0"
-    acked_seq = serializers.IntegerField(min_value=0, max_value=9_223_372_036_854_775_807)
+    acked_seq = Whole()
+
+    def validate_acked_seq(self, value: int) -> int:
+        if value < 0:
+            raise serializers.ValidationError(self.error_text)
+        return value
 
 
 class NotifyInput(serializers.Serializer[Any]):

@@ -1,6 +1,6 @@
 """Every route of the activity room with its methods and its auth class."""
 
-from django.urls import path
+from django.urls import path, re_path
 
 from access.permissions import AdminAccess, WorkspaceAccess, WorkspaceOwn
 from activity import health
@@ -38,4 +38,4 @@ urlpatterns = [
     path("metrics", health.metrics),
     path("admin/liveness", health.Liveness.as_view({"get": "list"}, permission_classes=[AdminAccess])),
 ]
-websocket_urlpatterns = [path("ws", CanvasSocket.as_asgi())]  # type: ignore[arg-type]
+websocket_urlpatterns = [re_path(r"^ws/?$", CanvasSocket.as_asgi())]  # type: ignore[arg-type]

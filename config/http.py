@@ -299,6 +299,15 @@ class ErrorBodies(MiddlewareMixin):
         return error_response(known)
 
 
+class AnswerOptions(MiddlewareMixin):
+    """A question about a route's options touches nothing: no credential, no limit, no view."""
+
+    def process_request(self, request: HttpRequest) -> HttpResponse | None:
+        if request.method != "OPTIONS" or request.path_info.startswith((*CONSOLE_PREFIXES, "/cp/")):
+            return None
+        return json_response({})
+
+
 class OptionalTrailingSlash(MiddlewareMixin):
     """`/workspaces/` is `/workspaces`: a redirect would drop the body of a POST."""
 

@@ -5,8 +5,10 @@ Source: docs/reference/http.md, Limits.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -22,6 +24,8 @@ ALL_HEADERS_BYTES = 32 * 1024
 
 _MIB = 1024 * 1024
 MESSAGE_BYTES = 16 * _MIB
+READ_AWAY_BYTES = 16 * _MIB  # more than the proxy in front lets through
+READ_AWAY_S = 2.0
 # Routes whose bodies may be larger than MAX_JSON_BODY_BYTES; None: streamed, and counted by the route itself.
 _BY_ROUTE: dict[str, tuple[str, int | None]] = {
     "message": (r".*/a2a", MESSAGE_BYTES),
@@ -73,7 +77,10 @@ class LimitBody(MiddlewareMixin):
             size = _take_chunked_body(request, limit)
         else:
             size = int(declared[:20] or 0)
-        return None if size <= limit else error_response(_too_large(limit))
+        if size <= limit:
+            return None
+        _read_away(request, size if declared else READ_AWAY_BYTES)
+        return error_response(_too_large(limit))
 
 
 def _too_large(limit: int) -> TooLarge:
@@ -91,6 +98,16 @@ def _take_chunked_body(request: HttpRequest, limit: int) -> int:
     request._stream = BytesIO(body)
     request.META["CONTENT_LENGTH"] = str(len(body))
     return len(body)
+
+
+def _read_away(request: HttpRequest, at_most: int) -> None:
+    """Take what the client is still sending: a proxy that cannot finish its sentence reports a broken server
+    instead of our refusal. Nothing of it is kept.
+    """
+    source = getattr(request, "environ", {}).get("wsgi.input")
+    left = min(READ_AWAY_BYTES, at_most)
+    while source is not None and left > 0 and (chunk := source.read(min(left, _MIB))):
+        left -= len(chunk)
 
 
 def body_limit(path: str) -> int | None:
@@ -126,6 +143,13 @@ class BoundedBody:
             return
         taken = 0
 
+        async def read_away(message: Message) -> None:
+            """As `_read_away`, for a client that does not keep us waiting."""
+            nonlocal taken
+            while message.get("more_body") and taken <= limit + READ_AWAY_BYTES:
+                message = await receive()
+                taken += len(message.get("body", b""))
+
         async def bounded() -> Message:
             nonlocal taken
             message = await receive()
@@ -135,6 +159,9 @@ class BoundedBody:
                     return message
                 if not scope.get(_CUT):
                     scope[_CUT] = True
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(READ_AWAY_S):
+                            await read_away(message)
                     return {"type": "http.request", "body": b"", "more_body": False}
                 message = await receive()  # what is still coming in goes nowhere
             return message

@@ -230,6 +230,7 @@ MIDDLEWARE = [
     "activity.http_metrics.CountRequests",
     "config.security_headers.SecurityHeaders",
     "corsheaders.middleware.CorsMiddleware",
+    "config.http.AnswerOptions",
     "config.http.ErrorBodies",
     "config.limits.LimitHeaders",
     "config.limits.LimitBody",

@@ -15,6 +15,8 @@ from stack.errors import StackError
 from stack.supervisor import Service
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "config" / "nginx.conf.template"
+LOCAL_CANVASES = ["http://localhost:3000", "http://localhost:3001"]
+UNSAFE = set('"\\;{}$ \n')  # would end the string they are written into
 PLACEHOLDER = re.compile(r"\$\{([A-Z_]+)\}")
 
 
@@ -43,6 +45,8 @@ class Nginx:
             "LISTEN": f"0.0.0.0:{self.port}",
             "ACCESS_LOG": "off",
             "FORWARDED_PROTO": "$scheme",
+            "FORWARDED_FOR": "$remote_addr",
+            "CORS_ORIGINS_MAP": origins_map(os.environ.get("CORS_ORIGINS", "")),
             "API_ADDRESS": f"127.0.0.1:{self.api_port}",
             "FILES_ADDRESS": f"127.0.0.1:{self.files_port}",
             "REALTIME_ADDRESS": f"127.0.0.1:{self.realtime_port}",
@@ -60,6 +64,12 @@ class Nginx:
             stop_signal=signal.SIGQUIT,  # finish what is in flight, at most `worker_shutdown_timeout`
             death_signal=signal.SIGTERM,
         )
+
+
+def origins_map(given: str) -> str:
+    """The lines of nginx's map for a comma list of origins, the product's own default without one."""
+    origins = [one.strip() for one in given.split(",") if one.strip()] or LOCAL_CANVASES
+    return " ".join(f'"{one}" $http_origin;' for one in origins if not UNSAFE & set(one))
 
 
 def render(template: str, values: Mapping[str, str]) -> str:

@@ -76,7 +76,7 @@ def test_the_sixth_request_of_five_is_refused() -> None:
     assert last["X-Content-Type-Options"] == "nosniff"
     assert last["Access-Control-Allow-Origin"] == "http://localhost:3000"
     assert "Retry-After" in last["Access-Control-Expose-Headers"]
-    assert counted("molecule_http_requests_total", method="GET", path="unmatched", status="429") == 1
+    assert counted("molecule_http_requests_total", method="GET", path="/workspaces", status="429") == 1
     assert counted("molecule_rate_limited_total", scope="requests") == 1
 
 

@@ -183,10 +183,10 @@ def test_a_chunked_body_is_read_up_to_the_limit() -> None:
     assert request.META["CONTENT_LENGTH"] == "7"
 
 
-def test_a_chunked_body_above_the_limit_is_a_413_and_is_not_read_to_its_end() -> None:
-    request = chunked(b" " * 2_000_000)
+def test_a_chunked_body_above_the_limit_is_a_413_and_only_so_much_of_it_is_read_away() -> None:
+    request = chunked(b" " * 40_000_000)
     assert LimitBody(lambda given: given)(request).status_code == 413
-    assert request.environ["wsgi.input"].tell() < 1_100_000
+    assert request.environ["wsgi.input"].tell() < 20_000_000
 
 
 # --- Headers

@@ -12,6 +12,7 @@ from asgiref.testing import ApplicationCommunicator
 from django.http import HttpRequest
 from django.test import Client, RequestFactory
 
+from config import limits
 from config.asgi import application
 from config.limits import ALL_HEADERS_BYTES, HEADER_BYTES, BoundedBody, LimitBody, body_limit
 from tests.clients import admin, anonymous
@@ -153,7 +154,7 @@ def test_a_streamed_body_too_large_is_a_413_that_a_browser_can_read(headers: dic
     assert {"access-control-allow-origin", "x-content-type-options"} <= names
 
 
-def test_no_more_is_taken_in_than_the_limit() -> None:
+def test_no_more_is_taken_in_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
@@ -167,6 +168,7 @@ def test_no_more_is_taken_in_than_the_limit() -> None:
         feed: asyncio.Queue[Any] = asyncio.Queue()
         for _ in range(5):
             feed.put_nowait({"type": "http.request", "body": b" " * MIB, "more_body": True})
+        monkeypatch.setattr(limits, "READ_AWAY_S", 0.1)  # the client stops in the middle of its body
         await BoundedBody(inner)(scope("/workspaces"), feed.get, None)  # type: ignore[arg-type]
 
     asyncio.run(talk())
