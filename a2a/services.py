@@ -1,5 +1,6 @@
-"""Taking a message for a workspace: who may send, the row at receipt, the answer. Source:
-docs/reference/a2a.md.
+"""Taking a message for a workspace: who may send, the row at receipt, the answer.
+
+Source: docs/reference/a2a.md.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ SEND = "message/send"
 
 @dataclass(frozen=True)
 class Call:
-    """Where a push-mode message goes: the stored url, the vetted address to dial (None: our own url), the
-    secret.
+    """Where a push-mode message goes: the stored url, the vetted address to dial (None: our own url),
+    the secret.
     """
 
     url: str
@@ -86,8 +87,9 @@ def receive(
 
 
 def call_for(target: Workspace) -> Call:
-    """How to reach a push-mode workspace. Raises Unavailable (no url), BadGateway (an address we do not
-    call).
+    """How to reach a push-mode workspace.
+
+    Raises Unavailable (no url), BadGateway (an address we do not call).
     """
     if not target.url:
         raise Unavailable("workspace has no URL", status=target.status)
@@ -102,8 +104,9 @@ def call_for(target: Workspace) -> Call:
 
 @transaction.atomic
 def complete(*, row: ActivityLog, answer: Any, error: DomainError | None, duration_ms: int) -> None:
-    """Put the outcome into the row written at receipt, and tell the canvases. An earlier answer is never
-    overwritten.
+    """Put the outcome into the row written at receipt, and tell the canvases.
+
+    An earlier answer is never overwritten.
     """
     changed = complete_activity(
         row_id=row.pk,

@@ -1,5 +1,6 @@
-"""`POST /workspaces/:id/a2a`: an asynchronous view, since an agent may think for minutes. Source:
-docs/reference/a2a.md.
+"""`POST /workspaces/:id/a2a`: an asynchronous view, since an agent may think for minutes.
+
+Source: docs/reference/a2a.md.
 """
 
 from __future__ import annotations

@@ -25,8 +25,9 @@ class CannotUnseal(Exception):
 
 
 def seal(text: str, about: str = "") -> tuple[bytes, int]:
-    """(bytes, version) to store; plain while no key is configured. `about` names what the value belongs to
-    and is needed to read it again.
+    """(bytes, version) to store; plain while no key is configured.
+
+    `about` names what the value belongs to and is needed to read it again.
     """
     version = newest_version()
     if version == PLAIN:

@@ -74,8 +74,8 @@ class Principal:
 
     @property
     def is_admin_class(self) -> bool:
-        """An operator's credential, or a request admitted by the hatch; never a token bound to a
-        workspace.
+        """An operator's credential, or a request admitted by the hatch;
+        never a token bound to a workspace.
         """
         return self.kind in _ADMIN_CLASS
 
@@ -157,8 +157,8 @@ def _of_token(token: str) -> Principal | None:
 
 
 def _of_workspace_token(digest: bytes) -> Principal | None:
-    """A statement by hand: every poll of every agent asks this, and the ORM took longer over it than all the
-    rest of the poll.
+    """A statement by hand: every poll of every agent asks this,
+    and the ORM took longer over it than all the rest of the poll.
     """
     with connection.cursor() as cursor:
         cursor.execute(_WORKSPACE_TOKEN, [digest])

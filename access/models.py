@@ -12,8 +12,8 @@ from django.db.models.functions import Now
 
 
 class TokenKind(models.TextChoices):
-    """`instance` is held by a runtime and replaced with its compute; `api` was minted by a person and
-    stays.
+    """`instance` is held by a runtime and replaced with its compute;
+    `api` was minted by a person and stays.
     """
 
     INSTANCE = "instance"

@@ -63,8 +63,9 @@ def control_plane(request: HttpRequest, path: str) -> HttpResponseBase:
 
 
 def unmatched(request: HttpRequest, exception: Exception | None = None) -> HttpResponseBase:
-    """What no route of ours serves: the canvas's when one is configured, else a 404. Our credentials stay
-    here.
+    """What no route of ours serves: the canvas's when one is configured, else a 404.
+
+    Our credentials stay here.
     """
     if not settings.CANVAS_PROXY_URL or not isinstance(exception, Resolver404) or _is_kept(request.path_info):
         return error_response(NotFound("not found"))
@@ -112,8 +113,9 @@ def _travels(name: str, without: frozenset[str]) -> bool:
 
 
 class _Body:
-    """The bytes as they were encoded. The server calls `close` also when nothing was read: no connection may
-    stay open after a HEAD.
+    """The bytes as they were encoded.
+
+    The server calls `close` also when nothing was read: no connection may stay open after a HEAD.
     """
 
     def __init__(self, answer: httpx.Response, client: httpx.Client) -> None:

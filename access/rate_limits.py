@@ -30,8 +30,9 @@ def failed_logins() -> Limit:
 
 
 def bucket(principal: Principal, address: str) -> str:
-    """A verified caller has a window of its own; everybody else shares the address's. A claim makes none:
-    random bearers would multiply it.
+    """A verified caller has a window of its own; everybody else shares the address's.
+
+    A claim makes none: random bearers would multiply it.
     """
     return principal.bucket or by_address(address)
 

@@ -60,8 +60,8 @@ def confirmed(cookie: str | None) -> Session | None:
 
 
 def _fresh(digest: str, slug: str, cookie: str) -> _Verdict:
-    """A page loads with many requests at once: one of them asks, the others take its verdict, or its
-    failure.
+    """A page loads with many requests at once: one of them asks, the others take its verdict,
+    or its failure.
     """
     began = time.monotonic()
     with _alone(digest) as turn:

@@ -28,8 +28,9 @@ class OtherTenant(DomainError):
 
 
 def check_tenant(path: str, headers: Mapping[str, str]) -> None:
-    """`headers` in the spelling of WSGI (`HTTP_…`). Raises BadRequest without a routing header, OtherTenant
-    with a wrong one.
+    """`headers` in the spelling of WSGI (`HTTP_…`).
+
+    Raises BadRequest without a routing header, OtherTenant with a wrong one.
     """
     wanted = settings.MOLECULE_ORG_ID
     if not wanted or path in UNGUARDED or path.startswith("/cp/"):

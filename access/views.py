@@ -159,8 +159,8 @@ class SecretViewSet(WorkspaceViewSet):
         return Response({"status": "deleted", "key": key}, headers=NO_STORE)
 
     def values(self, request: Request, **kwargs: Any) -> Response:
-        """Plain texts, all of them or none: an agent that starts with a part of its secrets fails later, and
-        elsewhere.
+        """Plain texts, all of them or none: an agent that starts with a part of its secrets fails later,
+        and elsewhere.
         """
         try:
             return Response(services.secret_environment(self.workspace.pk), headers=NO_STORE)

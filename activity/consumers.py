@@ -1,5 +1,6 @@
-"""`/ws`: checks who is calling, then forwards the hub's frames. Source: docs/reference/events.md, The
-socket.
+"""`/ws`: checks who is calling, then forwards the hub's frames.
+
+Source: docs/reference/events.md, The socket.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ _TREE_CHANGES = frozenset({EventType.WORKSPACE_MOVED, EventType.WORKSPACE_REMOVE
 
 
 class CanvasSocket(AsyncWebsocketConsumer):
-    """A canvas (no `X-Workspace-ID`) sees everything; a workspace sees itself and the visible events of its
-    peers.
+    """A canvas (no `X-Workspace-ID`) sees everything;
+    a workspace sees itself and the visible events of its peers.
     """
 
     async def connect(self) -> None:
@@ -102,8 +103,9 @@ class CanvasSocket(AsyncWebsocketConsumer):
             raise
 
     def _admit(self) -> UUID | None:
-        """The workspace this socket speaks for, None for a canvas. Raises Unauthorized, BadRequest,
-        Unavailable.
+        """The workspace this socket speaks for, None for a canvas.
+
+        Raises Unauthorized, BadRequest, Unavailable.
         """
         self._check_origin()
         principal = self._principal()

@@ -26,8 +26,8 @@ def add(name: str, labels: str, amount: int) -> None:
 
 
 def label_text(labels: dict[str, str]) -> str:
-    """`key="value"` pairs sorted by key, values escaped: the text between the braces of the exposition
-    format.
+    """`key="value"` pairs sorted by key, values escaped:
+    the text between the braces of the exposition format.
     """
     return ",".join(f'{key}="{_escaped(value)}"' for key, value in sorted(labels.items()))
 

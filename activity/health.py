@@ -34,8 +34,8 @@ def alive(request: HttpRequest) -> HttpResponse:
 
 @only("GET")
 def ready(request: HttpRequest) -> HttpResponse:
-    """`GET /health/ready`, Public: 200 when the database and Valkey answer and work is being consumed, else
-    503 that names what is not.
+    """`GET /health/ready`, Public: 200 when the database and Valkey answer and work is being consumed,
+    else 503 that names what is not.
     """
     found: dict[str, Any] = {"database": _database(), "redis": _valkey()}
     is_ok = set(found.values()) == {"ok"}
@@ -76,8 +76,8 @@ def buildinfo(request: HttpRequest) -> HttpResponse:
 
 @only("GET")
 def metrics(request: HttpRequest) -> HttpResponse:
-    """`GET /metrics`: loopback and private addresses, else only METRICS_TOKEN or an admin; 404 for
-    everybody else.
+    """`GET /metrics`: loopback and private addresses, else only METRICS_TOKEN or an admin;
+    404 for everybody else.
     """
     is_near = is_local(request.client_address)  # type: ignore[attr-defined]
     if not (is_near or _has_metrics_token(request) or principal_of(request).is_admin_class):

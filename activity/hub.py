@@ -57,8 +57,9 @@ class Delivery:
 
 
 class Client:
-    """One socket or stream. `wants` is asked on the hub's loop and must be quick; a code in `closed_with`
-    ends the client.
+    """One socket or stream.
+
+    `wants` is asked on the hub's loop and must be quick; a code in `closed_with` ends the client.
     """
 
     def __init__(

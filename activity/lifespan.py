@@ -1,5 +1,5 @@
-"""The life of a realtime process: it subscribes before the first client comes, says that it lives, and says
-goodbye before the server hangs up.
+"""The life of a realtime process: it subscribes before the first client comes, says that it lives,
+and says goodbye before the server hangs up.
 """
 
 from __future__ import annotations

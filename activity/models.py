@@ -1,5 +1,5 @@
-"""What happened: the activity log with its inbox, structure events, ticks of background jobs, shared
-counters.
+"""What happened: the activity log with its inbox, structure events, ticks of background jobs,
+shared counters.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from django.db.models.functions import Now
 
 
 def next_value(sequence: str) -> Func:
-    """The database default `nextval('<sequence>')`: identity columns are reserved for primary keys in
-    Django.
+    """The database default `nextval('<sequence>')`:
+    identity columns are reserved for primary keys in Django.
     """
     return Func(Value(sequence), function="nextval", output_field=models.BigIntegerField())
 
@@ -52,8 +52,9 @@ class ActivityQuerySet(models.QuerySet["ActivityLog"]):
 
 
 class ActivityLog(models.Model):
-    """One line of a workspace's feed. `seq` orders it; per workspace the order of `seq` is the order of
-    commit.
+    """One line of a workspace's feed.
+
+    `seq` orders it; per workspace the order of `seq` is the order of commit.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)

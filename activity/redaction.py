@@ -1,5 +1,5 @@
-"""Text that leaves the server in a live frame: without credentials, without what the database cannot
-store.
+"""Text that leaves the server in a live frame: without credentials,
+without what the database cannot store.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def scrubbed(text: str, *, limit: int = 4096) -> str:
-    """Long values after bearer, token, API key or `sk-`, and bare JWTs become `[REDACTED]`; cut to `limit`
-    characters.
+    """Long values after bearer, token, API key or `sk-`, and bare JWTs become `[REDACTED]`;
+    cut to `limit` characters.
     """
     return _SECRETS.sub(lambda match: f"{match[1] or match[2] or ''}[REDACTED]", text)[:limit]
 

@@ -129,8 +129,8 @@ def expected() -> dict[str, int]:
 
 
 def subsystems() -> dict[str, dict[str, Any]]:
-    """Everything expected by name: last tick, its age, and `stale` when that is more than twice its
-    interval.
+    """Everything expected by name: last tick, its age,
+    and `stale` when that is more than twice its interval.
     """
     known = {row.name: row for row in BackgroundJob.objects.all()}
     return {name: _standing(known.get(name), interval) for name, interval in expected().items()}
@@ -149,8 +149,8 @@ def _standing(row: BackgroundJob | None, interval: int) -> dict[str, Any]:
 
 
 def overdue(now: datetime, *, since: datetime) -> tuple[list[str], list[str]]:
-    """(jobs and loops that do not tick, queues that are not drained), judged from `since` on: what never
-    ticked had its chance from then.
+    """(jobs and loops that do not tick, queues that are not drained), judged from `since` on:
+    what never ticked had its chance from then.
     """
     ticks = dict(BackgroundJob.objects.values_list("name", "last_tick_at"))
     probes = {probe_name(queue) for queue in queues()}

@@ -30,8 +30,8 @@ class Tally:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, as a forked child must: its parent's thread does not run here, and its sums are not
-        ours.
+        """Begin anew, as a forked child must: its parent's thread does not run here,
+        and its sums are not ours.
         """
         self._lock = threading.Lock()
         self._sums: Counter[tuple[str, str]] = Counter()
@@ -45,8 +45,8 @@ class Tally:
                 self._thread.start()
 
     def flush(self) -> None:
-        """Add what was counted since the last flush to the shared counters; keeps it when the database is
-        away.
+        """Add what was counted since the last flush to the shared counters;
+        keeps it when the database is away.
         """
         with self._lock:
             sums, self._sums = self._sums, Counter()

@@ -1,5 +1,6 @@
-"""Routes of the feed, the inbox, messages to the user and the recorded events. Source:
-docs/reference/activity.md.
+"""Routes of the feed, the inbox, messages to the user and the recorded events.
+
+Source: docs/reference/activity.md.
 """
 
 from __future__ import annotations

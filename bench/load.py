@@ -35,8 +35,8 @@ ANSWER_WITHIN_S = 30.0  # what is outstanding then counts as unanswered
 
 @dataclass(frozen=True)
 class Hammer:
-    """`connections` ask the `requests` in turn, each connection its own share, for `seconds` after the
-    warm-up.
+    """`connections` ask the `requests` in turn, each connection its own share,
+    for `seconds` after the warm-up.
     """
 
     address: str

@@ -27,8 +27,9 @@ class Target:
 
 
 def find(data_dir: str, url: str | None, token: str | None) -> Target:
-    """The stack of `data_dir`, or the one at `url`. Raises BenchError when it is not there or not ours to
-    load.
+    """The stack of `data_dir`, or the one at `url`.
+
+    Raises BenchError when it is not there or not ours to load.
     """
     folder = Path(data_dir).absolute()
     url = url or _read(folder / "url")

@@ -80,8 +80,9 @@ class Environment:
         return self._number(name, default, minimum=None)
 
     def networks(self, name: str, *, help: str) -> list[Network]:
-        """A comma list of CIDRs. Raises ValueError for one that is none: trusting the wrong proxy is worse
-        than no boot.
+        """A comma list of CIDRs.
+
+        Raises ValueError for one that is none: trusting the wrong proxy is worse than no boot.
         """
         return [ipaddress.ip_network(word, strict=False) for word in self.words(name, help=help)]
 

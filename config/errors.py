@@ -18,8 +18,9 @@ log = structlog.get_logger(__name__)
 
 
 class DomainError(Exception):
-    """An answer other than success. `fields` are extra machine-readable keys; `headers` extra response
-    headers.
+    """An answer other than success.
+
+    `fields` are extra machine-readable keys; `headers` extra response headers.
     """
 
     status: ClassVar[int] = 500

@@ -142,8 +142,9 @@ class AlwaysJSON(BaseContentNegotiation):
 def parsed(
     serializer_class: type[serializers.Serializer[Any]], request: Request, *, partial: bool = False
 ) -> dict[str, Any]:
-    """The validated body. Raises BadRequest with the first problem's text, or the serializer's
-    `error_text`.
+    """The validated body.
+
+    Raises BadRequest with the first problem's text, or the serializer's `error_text`.
     """
     fixed_text = getattr(serializer_class, "error_text", None)
     try:
@@ -159,8 +160,8 @@ def parsed(
 
 
 def first_text(errors: Any, field: str = "") -> str:
-    """The first message of a (nested) validation error, led by its field when the message does not name
-    it.
+    """The first message of a (nested) validation error,
+    led by its field when the message does not name it.
     """
     if isinstance(errors, Mapping):
         name, inner = next(iter(errors.items()))

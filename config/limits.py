@@ -60,8 +60,8 @@ class LimitHeaders(MiddlewareMixin):
 
 
 class LimitBody(MiddlewareMixin):
-    """Refuses a body that is larger than its route allows: before it is read, or, without a declared
-    length, while it is.
+    """Refuses a body that is larger than its route allows: before it is read, or, without a declared length,
+    while it is.
     """
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:

@@ -30,8 +30,9 @@ def try_lock(name: str) -> Iterator[bool]:
 
 
 def lock_in_transaction(name: str) -> None:
-    """Wait for the transaction lock `name`; it is released by commit or rollback. Raises outside a
-    transaction.
+    """Wait for the transaction lock `name`; it is released by commit or rollback.
+
+    Raises outside a transaction.
     """
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("a transaction lock needs a transaction")

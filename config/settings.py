@@ -1,5 +1,5 @@
-"""Settings: the only module that reads the environment, one documented line per variable (units in the help
-text).
+"""Settings: the only module that reads the environment,
+one documented line per variable (units in the help text).
 """
 
 from __future__ import annotations
@@ -289,8 +289,8 @@ DATABASES = {"default": database(DATABASE_URL)}
 
 
 def instance_id() -> str:
-    """The mark on this deployment's compute: given, or derived from where the database is (never its
-    password).
+    """The mark on this deployment's compute: given,
+    or derived from where the database is (never its password).
     """
     if MOLECULE_INSTANCE_ID:
         return MOLECULE_INSTANCE_ID

@@ -34,8 +34,8 @@ def update_returning(rows: QuerySet[M], **changes: Any) -> list[M]:
 
 @dataclass(frozen=True)
 class StateMachine:
-    """`sources[target]` is the set of statuses from which `target` may be reached; `stamp` is the column that
-    says since when.
+    """`sources[target]` is the set of statuses from which `target` may be reached;
+    `stamp` is the column that says since when.
     """
 
     sources: Mapping[str, Set[str]]

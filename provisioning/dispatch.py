@@ -73,8 +73,9 @@ def provision_async(
     options: Mapping[str, Any] | None = None,
     requested_by: str = "",
 ) -> bool:
-    """Queue the start of the row's current generation. Without a backend: mark the row failed and return
-    False.
+    """Queue the start of the row's current generation.
+
+    Without a backend: mark the row failed and return False.
     """
     announce(workspace, is_sync=False)
     if not has_provisioner():
@@ -114,8 +115,9 @@ def start(spec: StartSpec) -> Started:
 
 
 def stop(workspace_id: UUID, *, below_generation: int | None = None) -> None:
-    """Return once the compute (of lower generations) is gone; without a backend there is none. Raises
-    BackendError.
+    """Return once the compute (of lower generations) is gone; without a backend there is none.
+
+    Raises BackendError.
     """
     if has_provisioner():
         _backend().stop(workspace_id, below_generation)

@@ -52,8 +52,9 @@ def queue_run(
     options: Mapping[str, Any] | None = None,
     requested_by: str = "",
 ) -> ProvisionRun:
-    """The run of the workspace's current generation, and a ring for it on commit. One per generation, whoever
-    asks.
+    """The run of the workspace's current generation, and a ring for it on commit.
+
+    One per generation, whoever asks.
     """
     wanted = ProvisionRun(
         workspace_id=workspace.pk,
@@ -153,8 +154,9 @@ def note_compute(run: ProvisionRun, compute_id: str) -> None:
 
 
 def mark_run_started(run: ProvisionRun, status: str) -> None:
-    """Compute runs. `status` is the workspace's, read under its lock: the agent may have been quicker than
-    we.
+    """Compute runs.
+
+    `status` is the workspace's, read under its lock: the agent may have been quicker than we.
     """
     target = RunState.SUCCEEDED if status in ALIVE else RunState.STARTED
     _close(ProvisionRun.objects.leased_by(run), target)
@@ -171,8 +173,9 @@ def fail_run(rows: ProvisionRunQuerySet, error: BackendError) -> list[ProvisionR
 
 
 def cancel_runs(workspace_id: UUID) -> None:
-    """The workspace is parked or gone: nobody waits for its start any more. A RUNNING one finds out by
-    itself.
+    """The workspace is parked or gone: nobody waits for its start any more.
+
+    A RUNNING one finds out by itself.
     """
     _close(ProvisionRun.objects.starts().filter(workspace_id=workspace_id), RunState.CANCELLED)
 
@@ -194,8 +197,8 @@ def _error(error: BackendError) -> dict[str, Any]:
 
 
 def _close(rows: ProvisionRunQuerySet, target: RunState, **changes: Any) -> list[ProvisionRun]:
-    """End the claim of a run (`started` included: nobody works on it any more), counting and logging the
-    outcome.
+    """End the claim of a run (`started` included: nobody works on it any more),
+    counting and logging the outcome.
     """
     with transaction.atomic():
         closed = _move(

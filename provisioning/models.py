@@ -69,8 +69,9 @@ class ProvisionRunQuerySet(models.QuerySet["ProvisionRun"]):
 
 
 class ProvisionRun(models.Model):
-    """One start attempt of one generation. Written before the backend is called, so that no compute is
-    unknown.
+    """One start attempt of one generation.
+
+    Written before the backend is called, so that no compute is unknown.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)

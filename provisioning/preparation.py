@@ -93,8 +93,8 @@ def mint_secrets(workspace_id: UUID, generation: int) -> dict[str, File]:
 
 
 def generated_config(workspace: Workspace, model: str) -> str:
-    """`config.yaml` of a workspace without a template; free text is double-quoted, so no name can break out
-    of it.
+    """`config.yaml` of a workspace without a template; free text is double-quoted,
+    so no name can break out of it.
     """
     document = {
         "name": Quoted(workspace.name),

@@ -1,5 +1,6 @@
-"""Celery shells: ids in, one verb each. A message may come late, twice or never; the rows know what is to be
-done.
+"""Celery shells: ids in, one verb each.
+
+A message may come late, twice or never; the rows know what is to be done.
 """
 
 from __future__ import annotations

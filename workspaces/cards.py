@@ -59,8 +59,8 @@ def _may_be_called(url: str) -> bool:
 def shown(
     card: Mapping[str, Any], *, workspace_id: UUID, name: str, role: str | None, url: str
 ) -> dict[str, Any]:
-    """The card as other agents get it: reached through this server at `url`, never at the agent's own
-    address.
+    """The card as other agents get it: reached through this server at `url`,
+    never at the agent's own address.
     """
     full = completed(card, workspace_id=workspace_id, name=name, role=role)
     return {key: value for key, value in full.items() if key not in _OTHER_ADDRESSES} | {"url": url}

@@ -40,8 +40,8 @@ instances_wired = False
 
 
 def is_saas() -> bool:
-    """Whether each workspace has a machine of its own: the stated mode, else what is wired or the tenant's
-    mark.
+    """Whether each workspace has a machine of its own: the stated mode,
+    else what is wired or the tenant's mark.
     """
     mode = (settings.MOLECULE_DEPLOY_MODE or settings.MOLECULE_DEPLOYMENT_MODE).strip().lower()
     if mode:

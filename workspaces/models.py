@@ -209,8 +209,8 @@ class Workspace(models.Model):
 
 
 class CanvasLayout(models.Model):
-    """Where a workspace stands on the canvas, absolute; `collapsed` hides its descendants there and nothing
-    else.
+    """Where a workspace stands on the canvas, absolute;
+    `collapsed` hides its descendants there and nothing else.
     """
 
     workspace = models.OneToOneField(Workspace, models.CASCADE, primary_key=True, related_name="layout")

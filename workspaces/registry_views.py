@@ -100,8 +100,8 @@ class PeerViewSet(WorkspaceViewSet):
 
 
 class CardViewSet(WorkspaceViewSet):
-    """`/workspaces/:id/.well-known/agent-card.json`: the card other agents read, reached through this
-    server.
+    """`/workspaces/:id/.well-known/agent-card.json`: the card other agents read,
+    reached through this server.
     """
 
     def retrieve(self, request: Request, **kwargs: Any) -> Response:

@@ -61,8 +61,9 @@ class Link:
 
 
 def subtree(root_id: UUID) -> list[UUID]:
-    """The root, then its live descendants by depth: parents before children. Empty when the root is
-    unknown.
+    """The root, then its live descendants by depth: parents before children.
+
+    Empty when the root is unknown.
     """
     with connection.cursor() as cursor:
         cursor.execute(_SUBTREE, [root_id, MAX_DEPTH])
@@ -147,8 +148,9 @@ def _with_url(peer: dict[str, Any]) -> dict[str, Any]:
 
 
 def forwarding_target(workspace_id: UUID) -> UUID | None:
-    """Where a retired workspace's callers are sent, itself when it is not retired. None: unknown, or the
-    trail does not end within a few hops.
+    """Where a retired workspace's callers are sent, itself when it is not retired.
+
+    None: unknown, or the trail does not end within a few hops.
     """
     with connection.cursor() as cursor:
         cursor.execute(_FORWARDED, [workspace_id, FORWARDING_HOPS])

@@ -46,8 +46,8 @@ def is_template_name(name: str) -> bool:
 
 
 def server_name(name: str, workspace_id: UUID) -> str:
-    """What a workspace is called in the configuration of an MCP client: `molecule-<slug>`, so that a second
-    one does not replace the first.
+    """What a workspace is called in the configuration of an MCP client: `molecule-<slug>`,
+    so that a second one does not replace the first.
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:SLUG_CHARS].strip("-")

@@ -135,8 +135,8 @@ class WorkspaceDetail(ViewSet):
         return Response({"status": "removed", "cascade_deleted": removal.cascade})
 
     def state(self, request: Request, **kwargs: Any) -> Response:
-        """Deletion is told before the credential is looked at: it revokes the tokens, and a polling agent
-        must learn of it.
+        """Deletion is told before the credential is looked at: it revokes the tokens,
+        and a polling agent must learn of it.
         """
         row = Workspace.objects.filter(pk=self.workspace_id).first()
         if row is None:

@@ -31,8 +31,8 @@ ORDER BY id
 
 
 class SecretUnreadable(Exception):
-    """Stored secrets that cannot be decrypted; `scope` and `key` are the first one's, `failed` is all of them
-    as `<scope>:<key>`.
+    """Stored secrets that cannot be decrypted; `scope` and `key` are the first one's,
+    `failed` is all of them as `<scope>:<key>`.
     """
 
     def __init__(self, failed: list[tuple[str, str]]) -> None:

@@ -29,8 +29,8 @@ def new_secret() -> str:
 
 
 def mint_token(*, workspace_id: UUID, kind: TokenKind, generation: int | None = None) -> str:
-    """Issue a bearer for one workspace and return its plain text, the only time it exists in readable
-    form.
+    """Issue a bearer for one workspace and return its plain text,
+    the only time it exists in readable form.
     """
     plaintext = new_secret()
     row = WorkspaceAuthToken.objects.create(

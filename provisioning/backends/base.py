@@ -104,8 +104,8 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Started:
-    """`url` is how the server reaches the agent, `internal_url` how other agents do; `adopted`: it ran
-    already.
+    """`url` is how the server reaches the agent, `internal_url` how other agents do; `adopted`:
+    it ran already.
     """
 
     compute_id: str

@@ -10,8 +10,9 @@ from provisioning.backends.base import BackendError, ErrorClass, File
 
 
 def write_files(folder: Path, files: Mapping[str, File]) -> None:
-    """Write `files` below `folder`, each in one atomic step; seeds only where nothing is. Raises
-    BackendError.
+    """Write `files` below `folder`, each in one atomic step; seeds only where nothing is.
+
+    Raises BackendError.
     """
     try:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)

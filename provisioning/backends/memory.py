@@ -33,8 +33,9 @@ class Call:
 
 
 class InMemoryBackend:
-    """Safe for threads. `failures[method]` are raised one per call; `before[method]` runs first, with the
-    workspace's id.
+    """Safe for threads.
+
+    `failures[method]` are raised one per call; `before[method]` runs first, with the workspace's id.
     """
 
     label = "memory"

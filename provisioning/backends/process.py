@@ -183,8 +183,8 @@ class ProcessBackend:
             raise BackendError(ErrorClass.BOOT_FAILED, "the agent ended as soon as it had started") from error
 
     def _environment(self, spec: StartSpec, url: str) -> dict[str, str]:
-        """What preparation made and the bare necessities; never the server's own environment with its
-        credentials.
+        """What preparation made and the bare necessities;
+        never the server's own environment with its credentials.
         """
         prepared = {key: value for key, value in spec.environment.items() if key not in _IN_CONTAINERS_ONLY}
         return {
@@ -245,8 +245,9 @@ class ProcessBackend:
 
     @contextmanager
     def _exclusive(self, workspace_id: UUID, *, create: bool = True) -> Iterator[None]:
-        """Hold the workspace's file lock. Without `create` a workspace that has no folder is not locked:
-        nothing runs there.
+        """Hold the workspace's file lock.
+
+        Without `create` a workspace that has no folder is not locked: nothing runs there.
         """
         path = self._folder(workspace_id) / ".lock"
         descriptor = None
@@ -264,8 +265,8 @@ class ProcessBackend:
 
 
 def _locked(path: Path) -> int | None:
-    """A descriptor that holds the lock of the file now at `path`; None when the file was deleted while we
-    waited.
+    """A descriptor that holds the lock of the file now at `path`;
+    None when the file was deleted while we waited.
     """
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -282,8 +283,9 @@ def _locked(path: Path) -> int | None:
 
 
 def _still_there(processes: Sequence[psutil.Process], grace_s: float) -> list[psutil.Process]:
-    """Those that live after `grace_s`. A zombie is gone: its parent, maybe another worker, reaps it when it
-    likes.
+    """Those that live after `grace_s`.
+
+    A zombie is gone: its parent, maybe another worker, reaps it when it likes.
     """
     deadline = time.monotonic() + grace_s
     while (alive := [one for one in processes if _lives(one)]) and time.monotonic() < deadline:

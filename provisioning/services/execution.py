@@ -135,8 +135,9 @@ def _owned(run: ProvisionRun) -> Workspace:
 
 
 def _stop_old(run: ProvisionRun) -> None:
-    """Stop what older generations left running. A restart must bring the workspace back, so a failing stop is
-    owed.
+    """Stop what older generations left running.
+
+    A restart must bring the workspace back, so a failing stop is owed.
     """
     evt("restart.pre_stop", {"workspace_id": str(run.workspace_id), "backend": dispatch.label()})
     try:
@@ -195,8 +196,9 @@ def _store(run: ProvisionRun, started: Started, image_digest: str | None) -> Non
 
 
 def _persist(write: Callable[[], T], started: Started) -> T:
-    """Retry a write that would otherwise leave compute unknown. Raises BackendError(PERSIST), never stops the
-    compute.
+    """Retry a write that would otherwise leave compute unknown.
+
+    Raises BackendError(PERSIST), never stops the compute.
     """
     for pause_s in (*PERSIST_PAUSES_S, None):
         try:
@@ -227,8 +229,8 @@ def _give_way(run: ProvisionRun) -> None:
 
 
 def _decline(run: ProvisionRun, error: BackendError) -> bool:
-    """Call a restart off whose image cannot be had while the old compute still serves: nothing was stopped
-    yet.
+    """Call a restart off whose image cannot be had while the old compute still serves:
+    nothing was stopped yet.
     """
     prior = run.options.get("prior_status")
     if run.kind not in STOPS_FIRST or prior not in SERVING:

@@ -32,8 +32,8 @@ HIBERNATE_BUDGET_S = 60.0
 
 @dataclass
 class Result:
-    """What became of a pause or a resume: rows moved (or, in a dry run, those that would be), and what failed
-    where.
+    """What became of a pause or a resume: rows moved (or, in a dry run, those that would be),
+    and what failed where.
     """
 
     moved: list[UUID] = field(default_factory=list)
@@ -44,8 +44,9 @@ class Result:
 
 
 def pause(workspace_id: UUID, *, cascade: bool, dry_run: bool) -> Result:
-    """Park a workspace and (`cascade`) everything below it. Raises NotFound when it is parked already or
-    gone.
+    """Park a workspace and (`cascade`) everything below it.
+
+    Raises NotFound when it is parked already or gone.
     """
     wanted = subtree(workspace_id) if cascade else [workspace_id]
     parkable = set(

@@ -178,8 +178,8 @@ def _next_cycle(workspace_id: UUID) -> ProvisionRun | None:
 
 
 def _is_unclaimed(row: Workspace) -> bool:
-    """Whether the accepted start of the row's generation is still to be begun: it will read the newest
-    secrets.
+    """Whether the accepted start of the row's generation is still to be begun:
+    it will read the newest secrets.
     """
     if row.status != Status.PROVISIONING:
         return False

@@ -44,8 +44,9 @@ RUN_RETENTION = timedelta(days=90)
 
 
 def check_health(now: datetime) -> int:
-    """Compute that is gone although its row says otherwise; external agents that fell silent. Returns rows
-    changed.
+    """Compute that is gone although its row says otherwise; external agents that fell silent.
+
+    Returns rows changed.
     """
     changed = _lose_external(now)
     if not dispatch.has_provisioner():

@@ -151,8 +151,8 @@ def is_done(row: Workspace) -> bool:
 
 
 def test_a_worker_killed_in_the_middle_is_made_up_for_within_a_minute(workers):
-    """One start is held before its compute exists, one after, before anything is stored: the two ways to lose
-    it.
+    """One start is held before its compute exists, one after, before anything is stored:
+    the two ways to lose it.
     """
     early, late = accepted(), accepted()
     workers.hold("before-start", early)

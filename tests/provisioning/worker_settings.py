@@ -1,5 +1,5 @@
-"""Settings of the real worker processes in test_workers: the product's own, with a backend that can be held
-up.
+"""Settings of the real worker processes in test_workers: the product's own,
+with a backend that can be held up.
 """
 
 from config.settings import *  # noqa: F403

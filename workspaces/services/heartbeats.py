@@ -67,8 +67,9 @@ UPDATE workspaces SET last_heartbeat_at = now() WHERE id = %(id)s AND status = %
 
 
 def next_status(registrant: Registrant, beat: Beat, *, manages_itself: bool) -> Status:
-    """The status after this beat. Pure; `manages_itself`: the runtime declared that it judges error rates
-    itself.
+    """The status after this beat.
+
+    Pure; `manages_itself`: the runtime declared that it judges error rates itself.
     """
     status = Status(registrant.status)
     if may_come_online(registrant):
@@ -85,8 +86,8 @@ def next_status(registrant: Registrant, beat: Beat, *, manages_itself: bool) -> 
 
 
 def may_come_online(registrant: Registrant) -> bool:
-    """Whether this caller lifts the row to online: never a parked one, never with a credential of older
-    compute.
+    """Whether this caller lifts the row to online: never a parked one,
+    never with a credential of older compute.
     """
     if registrant.status not in {Status.PROVISIONING, Status.OFFLINE, Status.AWAITING_AGENT, Status.FAILED}:
         return False
@@ -168,8 +169,9 @@ def _touch(registrant: Registrant) -> bool:
 def _store(
     registrant: Registrant, beat: Beat, target: Status, card: Mapping[str, Any] | None
 ) -> Stored | None:
-    """One write; a change of status first, with its event in the same transaction. None: the row changed
-    meanwhile.
+    """One write; a change of status first, with its event in the same transaction.
+
+    None: the row changed meanwhile.
     """
     if target == registrant.status:
         return _write(registrant, beat, target, card)

@@ -1,5 +1,6 @@
-"""The secret the server presents to a workspace. Readable by us, hence sealed at rest; never in a row
-serializer.
+"""The secret the server presents to a workspace.
+
+Readable by us, hence sealed at rest; never in a row serializer.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ def belonging_to(workspace_id: UUID) -> str:
 
 
 def inbound_secret(workspace_id: UUID) -> str:
-    """The stored secret, created when missing; two callers get the same value. Raises
-    Workspace.DoesNotExist.
+    """The stored secret, created when missing; two callers get the same value.
+
+    Raises Workspace.DoesNotExist.
     """
     stored = Workspace.objects.values_list("platform_inbound_secret", flat=True).get(pk=workspace_id)
     if stored:

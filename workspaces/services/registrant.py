@@ -32,8 +32,8 @@ WHERE w.id = %s
 
 @dataclass(frozen=True)
 class Registrant:
-    """A live workspace and the token its caller proved itself with; no `token_id` for a first, tokenless
-    contact.
+    """A live workspace and the token its caller proved itself with; no `token_id` for a first,
+    tokenless contact.
     """
 
     workspace_id: UUID

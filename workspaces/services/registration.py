@@ -1,5 +1,6 @@
-"""Register: an agent says where it is and who it is. Idempotent. Source: docs/reference/registry.md,
-Register.
+"""Register: an agent says where it is and who it is.
+
+Idempotent. Source: docs/reference/registry.md, Register.
 """
 
 from __future__ import annotations
@@ -96,8 +97,9 @@ def _is_callable(url: str) -> bool:
 
 
 def _contact(wanted: Registration, known: Workspace | None) -> Contact:
-    """Raises BadRequest for a url that push mode needs and that may not be called. A url the server wrote
-    itself is never judged or replaced.
+    """Raises BadRequest for a url that push mode needs and that may not be called.
+
+    A url the server wrote itself is never judged or replaced.
     """
     name, role = (known.name, known.role) if known else (str(wanted.workspace_id), None)
     card = completed(wanted.agent_card, workspace_id=wanted.workspace_id, name=name, role=role)
@@ -139,8 +141,8 @@ def _create(workspace_id: UUID, contact: Contact) -> bool:
 
 
 def _store(row: Workspace, registrant: Registrant, contact: Contact, *, names_mode: bool) -> Workspace:
-    """Write what this caller may write to the locked row and announce it; a parked row only gets card and
-    time.
+    """Write what this caller may write to the locked row and announce it;
+    a parked row only gets card and time.
     """
     here = Workspace.objects.filter(pk=row.pk)
     seen: dict[str, Any] = {

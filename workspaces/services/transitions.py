@@ -68,8 +68,9 @@ def mark_started(
     instance_id: str | None,
     image_digest: str | None,
 ) -> Workspace | None:
-    """Compute of this generation runs: store where it is reached. None: the workspace was parked or claimed
-    since.
+    """Compute of this generation runs: store where it is reached.
+
+    None: the workspace was parked or claimed since.
     """
     rows = Workspace.objects.at(workspace_id, generation).exclude(status__in=PARKED)
     changes = {"url": url, "url_source": UrlSource.PLATFORM, "instance_id": instance_id,
@@ -90,8 +91,9 @@ def clear_address(workspace_id: UUID, generation: int) -> bool:
 def mark_failed(
     rows: WorkspaceQuerySet, message: str, *, leaving: Status = Status.PROVISIONING, **extra: Any
 ) -> list[Workspace]:
-    """Fail those of `rows` (the caller's guards) that are in `leaving`. `message` is shown to people as it
-    is.
+    """Fail those of `rows` (the caller's guards) that are in `leaving`.
+
+    `message` is shown to people as it is.
     """
     with transaction.atomic():
         changes = {"last_sample_error": message, "updated_at": Now()}
@@ -141,8 +143,8 @@ def decline_restart(
 
 
 def claim_pause(workspace_id: UUID) -> Claim | None:
-    """Park a workspace before its compute is stopped, so that no health check sees a dead one and restarts
-    it.
+    """Park a workspace before its compute is stopped,
+    so that no health check sees a dead one and restarts it.
     """
     rows = Workspace.objects.filter(pk=workspace_id)
     return _claim(rows, Status.PAUSED, LIVE - {Status.PAUSED}, "pause", {})
