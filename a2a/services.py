@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.utils import timezone
 
 from a2a.envelope import message_id, text_of
 from access.credentials import Kind, Principal
@@ -17,7 +18,17 @@ from access.url_policy import vetted_address
 from activity.events import EventType, broadcast
 from activity.models import ActivityLog
 from activity.services import INBOX_TYPE, complete_activity, log_activity
-from config.errors import BadGateway, BadRequest, DomainError, Forbidden, NotFound, Unauthorized, Unavailable
+from config.errors import (
+    BadGateway,
+    BadRequest,
+    DomainError,
+    Forbidden,
+    NotFound,
+    PaymentRequired,
+    Unauthorized,
+    Unavailable,
+)
+from workspaces.budgets import effective_spend
 from workspaces.defaults import is_saas
 from workspaces.models import DeliveryMode, UrlSource, Workspace
 from workspaces.selectors import can_communicate
@@ -58,13 +69,15 @@ def receive(
     """Check that the message may go there and store it, before anything is sent: a crash loses the reply,
     not the message.
 
-    Raises NotFound, Forbidden. A repeated `messageId` gives the stored row.
+    Raises NotFound, Forbidden, PaymentRequired. A repeated `messageId` gives the stored row.
     """
     target = Workspace.objects.live().filter(pk=target_id).first()
     if target is None:
         raise NotFound("workspace not found")
     if sender_id is not None and not can_communicate(sender_id, target_id):
         raise Forbidden("access denied: workspaces cannot communicate per hierarchy rules")
+    if is_spent(target):
+        raise PaymentRequired("workspace budget limit exceeded")
     known_id = message_id(envelope)
     with transaction.atomic():
         if known_id:
@@ -84,6 +97,15 @@ def receive(
             status="ok" if target.delivery_mode == DeliveryMode.POLL else "pending",
         )
     return target, row
+
+
+def is_spent(target: Workspace) -> bool:
+    """Whether the workspace has used up its monthly budget; without a limit it never has."""
+    if target.budget_limit is None:
+        return False
+    return (
+        effective_spend(target.monthly_spend, target.spend_month, now=timezone.now()) >= target.budget_limit
+    )
 
 
 def call_for(target: Workspace) -> Call:

@@ -49,6 +49,10 @@ class Unauthorized(DomainError):
         super().__init__(text, headers={"WWW-Authenticate": "Bearer"}, **fields)
 
 
+class PaymentRequired(DomainError):
+    status = 402
+
+
 class Forbidden(DomainError):
     status = 403
 

@@ -29,15 +29,16 @@ def try_lock(name: str) -> Iterator[bool]:
         yield bool(mine)
 
 
-def lock_in_transaction(name: str) -> None:
+def lock_in_transaction(name: str, *, is_shared: bool = False) -> None:
     """Wait for the transaction lock `name`; it is released by commit or rollback.
 
-    Raises outside a transaction.
+    Shared holders wait for an exclusive one only. Raises outside a transaction.
     """
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("a transaction lock needs a transaction")
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
+        mode = "_shared" if is_shared else ""
+        cursor.execute(f"SELECT pg_advisory_xact_lock{mode}(hashtextextended(%s, 0))", [name])
 
 
 def outside_transaction() -> None:

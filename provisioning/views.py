@@ -140,7 +140,7 @@ def _scope(request: Request) -> dict[str, bool]:
 
 
 def _is_set(request: Request, name: str) -> bool:
-    return request.query_params.get(name) == "true"
+    return request.query_params.get(name) in {"true", "1"}
 
 
 def _lenient_body(request: Request) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from workspaces.models import CanvasLayout, Status, Workspace
 
 log = structlog.get_logger(__name__)
 
-MAX_DEPTH = 64
+MAX_DEPTH = 64  # levels of a tree; deeper ones are refused, so that no bounded walk is cut short
 COMMUNICATION_STEPS = 32
 FORWARDING_HOPS = 5
 
@@ -65,9 +65,14 @@ def subtree(root_id: UUID) -> list[UUID]:
 
     Empty when the root is unknown.
     """
+    return list(depths(root_id))
+
+
+def depths(root_id: UUID) -> dict[UUID, int]:
+    """The root and its live descendants with their distance from it, in order of it."""
     with connection.cursor() as cursor:
         cursor.execute(_SUBTREE, [root_id, MAX_DEPTH])
-        return [row[0] for row in cursor.fetchall()]
+        return dict(cursor.fetchall())
 
 
 def chains(ids: Iterable[UUID], *, steps: int = MAX_DEPTH) -> dict[UUID, list[Link]]:

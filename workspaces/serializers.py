@@ -194,8 +194,8 @@ def workspace_changes(given: dict[str, Any]) -> dict[str, Any]:
         changes.pop("y", None)
     if "tier" in changes and not 1 <= changes["tier"] <= 4:
         raise BadRequest("tier must be between 1 and 4")
-    if "parent_id" in changes:
-        changes["parent_id"] = _parent(changes["parent_id"])
+    if changes.get("parent_id") is not None:  # null un-nests; an empty text is no workspace
+        changes["parent_id"] = _parent(changes["parent_id"] or "none")
     if "runtime" in changes:
         changes["runtime"] = known_runtime(changes["runtime"].strip())
     if "workspace_dir" in changes:

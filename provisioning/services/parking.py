@@ -75,6 +75,8 @@ def pause(workspace_id: UUID, *, cascade: bool, dry_run: bool) -> Result:
         if outcome is not Outcome.STOPPED:
             owe_stop(one, claims[one].workspace.generation)
         _confirm_pause(claims[one], result)
+    if not claims:
+        raise NotFound("workspace not found or already paused")  # somebody was quicker
     return result
 
 
@@ -100,6 +102,8 @@ def resume(workspace_id: UUID, *, cascade: bool, dry_run: bool) -> Result:
             result.moved.append(one.pk)
         else:
             result.fail(one.pk, "claim")
+    if not result.moved:
+        raise NotFound("workspace not found or not paused")  # somebody was quicker
     return result
 
 

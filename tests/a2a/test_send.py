@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.utils import timezone
 
 from activity.models import ActivityLog
 from tests.clients import admin, agent_of, anonymous
@@ -173,3 +175,13 @@ def test_an_unknown_target_and_a_bad_body():
     assert admin().post(f"/workspaces/{target.pk}/a2a", []).status_code == 400
     assert admin().get(f"/workspaces/{target.pk}/a2a").status_code == 405
     assert admin().post(f"/workspaces/{uuid4()}/a2a", {"method": "x"}).status_code == 404
+
+
+def test_a_spent_budget_stops_messages_until_the_month_is_over(agent):
+    target = pushed(agent, budget_limit=100, monthly_spend=100)
+    answer = say(admin(), target)
+    assert (answer.status_code, answer.json()) == (402, {"error": "workspace budget limit exceeded"})
+    assert not ActivityLog.objects.exists()
+    last_month = timezone.now().date().replace(day=1) - timedelta(days=1)
+    Workspace.objects.filter(pk=target.pk).update(spend_month=last_month.replace(day=1))
+    assert say(admin(), target).status_code == 200

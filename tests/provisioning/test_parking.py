@@ -106,6 +106,17 @@ def _raise() -> None:
     raise STUCK
 
 
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_of_many_who_ask_at_once_one_acts_and_the_others_are_told(verb, backend, doorbell):
+    row = running(backend, doorbell)
+    if verb == "resume":
+        admin().post(f"/workspaces/{row.pk}/pause")
+    answers = at_once(*[lambda: admin().post(f"/workspaces/{row.pk}/{verb}")] * 5)
+    assert sorted(answer.status_code for answer in answers) == [200, 404, 404, 404, 404]
+    row.refresh_from_db()
+    assert row.status == (Status.PAUSED if verb == "pause" else Status.PROVISIONING)
+
+
 def test_when_nothing_could_be_stopped_the_answer_is_a_500(backend, doorbell):
     row = running(backend, doorbell)
     backend.failures["stop"] = deque([STUCK] * 3)

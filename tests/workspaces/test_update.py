@@ -11,6 +11,7 @@ from tests.clients import admin, agent_of
 from tests.conftest import at_once
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import CanvasLayout, Status, Workspace
+from workspaces.selectors import MAX_DEPTH
 
 pytestmark = pytest.mark.django_db
 
@@ -141,3 +142,39 @@ def test_two_disjoint_moves_at_once_never_form_a_cycle():
         assert sorted(answer.status_code for answer in outcomes) == [200, 409]
         parents = dict(Workspace.objects.values_list("pk", "parent_id"))
         assert not (parents[a1.pk] == b2.pk and parents[b1.pk] == a2.pk)
+
+
+def line_of(length: int) -> list[Workspace]:
+    """A tree without branches, `length` levels deep."""
+    rows = [WorkspaceFactory()]
+    while len(rows) < length:
+        rows.append(WorkspaceFactory(parent=rows[-1]))
+    return rows
+
+
+def test_a_tree_is_never_deeper_than_its_walks_go():
+    line = line_of(MAX_DEPTH)
+    answer = admin().post("/workspaces", {"name": "one too deep", "parent_id": str(line[-1].pk)})
+    assert (answer.status_code, answer.json()["code"]) == (409, "WORKSPACE_TREE_TOO_DEEP")
+    pair = line_of(2)
+    assert patch(pair[0], parent_id=str(line[-2].pk)).json()["code"] == "WORKSPACE_TREE_TOO_DEEP"
+    assert patch(pair[0], parent_id=str(line[-3].pk)).status_code == 200
+    assert patch(line[0], parent_id=str(pair[1].pk)).json()["code"] == "WORKSPACE_PARENT_CYCLE"
+    assert admin().delete(f"/workspaces/{line[0].pk}?confirm=true").json()["cascade_deleted"] == MAX_DEPTH + 1
+    assert not Workspace.objects.live().exists()
+
+
+@pytest.mark.parametrize(("before", "after"), [("langgraph", "external"), ("external", "hermes")])
+def test_compute_of_ours_does_not_become_somebody_elses(before, after):
+    row = WorkspaceFactory(runtime=before)
+    answer = patch(row, runtime=after)
+    assert (answer.status_code, answer.json()["code"]) == (409, "WORKSPACE_RUNTIME_FIXED")
+    row.refresh_from_db()
+    assert row.runtime == before
+
+
+def test_an_empty_parent_is_no_parent_and_moves_nothing():
+    row = WorkspaceFactory(parent=WorkspaceFactory())
+    assert patch(row, parent_id="").json() == {"error": "parent workspace not found"}
+    row.refresh_from_db()
+    assert row.parent_id is not None

@@ -30,7 +30,7 @@ from workspaces.models import (
     WorkspaceConfig,
 )
 from workspaces.providers import provider_of
-from workspaces.selectors import position, subtree
+from workspaces.selectors import MAX_DEPTH, chains, depths, position
 from workspaces.services.moves import NOTHING, count_moves
 from workspaces.services.presence import lock_live_ones
 from workspaces.slugs import numbered
@@ -38,9 +38,8 @@ from workspaces.slugs import numbered
 log = structlog.get_logger(__name__)
 
 NAME_TRIES = 20
-TREE_LOCK = (
-    "workspaces:parents"  # one lock over all parent changes: two disjoint moves can form a cycle together
-)
+# One lock over all parent changes: two disjoint moves can form a cycle together. A new child only shares it.
+TREE_LOCK = "workspaces:parents"
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,11 @@ def create_workspace(wanted: NewWorkspace) -> Created:
     if wanted.is_external and wanted.url:
         check_url(wanted.url, is_saas=is_saas())
     with failing_as("failed to create workspace"), transaction.atomic():
-        if wanted.parent_id and not lock_live_ones(wanted.parent_id):
-            raise _no_parent()  # removed since the check; from here on a delete waits for this child
+        if wanted.parent_id:
+            lock_in_transaction(TREE_LOCK, is_shared=True)
+            if not lock_live_ones(wanted.parent_id):
+                raise _no_parent()  # removed since the check; from here on a delete waits for this child
+            _check_depth(len(chains([wanted.parent_id])[wanted.parent_id]) + 1)
         row = _insert_with_free_name(_row(wanted))
         count_moves([NOTHING], row.status, "create")
         if (wanted.x, wanted.y) != (0.0, 0.0):
@@ -229,9 +231,8 @@ def update_workspace(
 ) -> bool:
     """Apply the keys of a PATCH, all or none; returns whether a restart is needed for them to take effect.
 
-    Raises Forbidden for infrastructure keys without an admin credential, NotFound, Gone, Conflict (name,
-    cycle),
-    BadRequest (parent).
+    Raises Forbidden for infrastructure keys without an admin credential, NotFound, Gone, BadRequest (parent),
+    Conflict (name, cycle, depth, runtime).
     """
     guarded = sorted(INFRASTRUCTURE & set(changes))
     if guarded and not may_change_infrastructure:
@@ -249,6 +250,7 @@ def update_workspace(
         check_present(row)
         assert row is not None
         _check_access(row, columns)
+        _check_runtime(row, columns)
         if layout:
             _place(workspace_id, layout)
         changed = {key: value for key, value in columns.items() if getattr(row, key) != value}
@@ -304,8 +306,25 @@ def _write(workspace_id: UUID, changed: Mapping[str, Any]) -> None:
 
 def _check_new_parent(workspace_id: UUID, parent_id: UUID | None) -> None:
     _check_parent(parent_id)
-    if parent_id in subtree(workspace_id):
+    if parent_id is None:
+        return
+    above = [link.id for link in chains([parent_id])[parent_id]]
+    if workspace_id in above:
         raise Conflict("parent_id would create a cycle", code="WORKSPACE_PARENT_CYCLE")
+    _check_depth(len(above) + 1 + max(depths(workspace_id).values()))
+
+
+def _check_depth(levels: int) -> None:
+    if levels > MAX_DEPTH:
+        text = f"the tree would be deeper than {MAX_DEPTH} levels"
+        raise Conflict(text, code="WORKSPACE_TREE_TOO_DEEP")
+
+
+def _check_runtime(row: Workspace, columns: Mapping[str, Any]) -> None:
+    """Compute of ours does not become somebody else's, nor the reverse: what runs would be left behind."""
+    if (columns.get("runtime", row.runtime) == EXTERNAL) == row.is_managed:
+        text = "a workspace cannot change between managed and external; create a new one"
+        raise Conflict(text, code="WORKSPACE_RUNTIME_FIXED")
 
 
 _PLACE = """
