@@ -221,6 +221,7 @@ INSTALLED_APPS = [
     "workspaces.apps.WorkspacesConfig",
     "approvals.apps.ApprovalsConfig",
     "provisioning.apps.ProvisioningConfig",
+    "templates.apps.TemplatesConfig",
     "a2a.apps.A2AConfig",
     "console.apps.ConsoleConfig",
 ]

@@ -10,6 +10,7 @@ urlpatterns = [
     path("", include("activity.urls")),
     path("", include("approvals.urls")),
     path("", include("provisioning.urls")),
+    path("", include("templates.urls")),
     path("", include("a2a.urls")),
     path("", include("workspaces.urls")),
     path("console/", admin.site.urls),
