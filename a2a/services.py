@@ -6,6 +6,7 @@ Source: docs/reference/a2a.md.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -28,13 +29,15 @@ from config.errors import (
     Unauthorized,
     Unavailable,
 )
+from config.locks import lock_in_transaction
 from workspaces.budgets import effective_spend
 from workspaces.defaults import is_saas
 from workspaces.models import DeliveryMode, UrlSource, Workspace
 from workspaces.selectors import can_communicate
 from workspaces.services import inbound_secret
 
-SEND = "message/send"
+ANSWER_S = 1800.0  # how long an agent may think
+PENDING = "pending"
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,20 @@ def caller_id(principal: Principal, claimed: str | None) -> UUID | None:
         raise BadRequest("invalid X-Workspace-ID") from None
 
 
-def receive(
-    *, target_id: UUID, sender_id: UUID | None, envelope: dict[str, Any]
-) -> tuple[Workspace, ActivityLog]:
-    """Check that the message may go there and store it, before anything is sent: a crash loses the reply,
-    not the message.
+@dataclass(frozen=True)
+class Received:
+    """A stored message; `is_in_flight`: the same one came before and its agent is still thinking."""
 
-    Raises NotFound, Forbidden, PaymentRequired. A repeated `messageId` gives the stored row.
+    target: Workspace
+    row: ActivityLog
+    is_in_flight: bool = False
+
+
+def receive(*, target_id: UUID, sender_id: UUID | None, envelope: dict[str, Any]) -> Received:
+    """Check that the message may go there and store it before anything is sent.
+
+    A crash then loses the reply, not the message. Raises NotFound, Forbidden, PaymentRequired. A repeated
+    `messageId` gives the stored row.
     """
     target = Workspace.objects.live().filter(pk=target_id).first()
     if target is None:
@@ -81,9 +91,12 @@ def receive(
     known_id = message_id(envelope)
     with transaction.atomic():
         if known_id:
+            lock_in_transaction(f"a2a:{target_id}:{known_id}")  # of two that come at once one is the repeat
             known = ActivityLog.objects.filter(workspace_id=target_id, message_id=known_id).first()
             if known is not None:
-                return target, known
+                age = timezone.now() - known.created_at
+                in_flight = known.status == PENDING and age < timedelta(seconds=ANSWER_S)
+                return Received(target, known, is_in_flight=in_flight)
         row = log_activity(
             workspace_id=target_id,
             activity_type=INBOX_TYPE,
@@ -94,9 +107,9 @@ def receive(
             summary=text_of(envelope)[:200],
             request_body=envelope,
             message_id=known_id,
-            status="ok" if target.delivery_mode == DeliveryMode.POLL else "pending",
+            status="ok" if target.delivery_mode == DeliveryMode.POLL else PENDING,
         )
-    return target, row
+    return Received(target, row)
 
 
 def is_spent(target: Workspace) -> bool:

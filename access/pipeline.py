@@ -73,7 +73,7 @@ class LimitRate(MiddlewareMixin):
 
     def _count_failure(self, request: HttpRequest) -> HttpResponse | None:
         """A 401 too many of this address becomes a 429, whoever it was answered to."""
-        if request.path_info.startswith(CONSOLE_PREFIXES):
+        if request.path_info.startswith((*CONSOLE_PREFIXES, "/cp/")):  # somebody else's answer
             return None
         principal: Principal | None = getattr(request, "principal", None)
         standings = count_failure(principal.kind if principal else Kind.INVALID, address_of(request))
@@ -90,17 +90,20 @@ def _refusal(request: HttpRequest, standings: list[Standing]) -> HttpResponse | 
 
 
 class RefuseForeignOrigin(MiddlewareMixin):
-    """A cookie is sent by the browser whichever page asks, so what a session changes must come from a page of
-    ours. Bearers are exempt: no page of somebody else's has one.
+    """What needs no bearer must come from a page of ours.
+
+    A browser sends a cookie whichever page asks, and in the hatch it needs nothing at all. Bearers are
+    exempt: no page of somebody else's has one.
     """
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
         principal: Principal | None = getattr(request, "principal", None)
-        if principal is None or principal.kind != Kind.SESSION or request.method in SAFE:
+        if principal is None or request.method in SAFE or is_own_page(request.META):
             return None
-        if is_own_page(request.META):
-            return None
-        return error_response(Forbidden("origin not allowed"))
+        is_page = bool(request.META.get("HTTP_ORIGIN") or request.META.get("HTTP_REFERER"))
+        if principal.kind == Kind.SESSION or (principal.kind == Kind.DEV_OPEN and is_page):
+            return error_response(Forbidden("origin not allowed"))
+        return None
 
 
 def is_own_page(headers: Any) -> bool:

@@ -16,7 +16,7 @@ from config.locks import outside_transaction
 from config.posture import is_development
 
 RESOLVE_TIMEOUT_S = 3.0
-_resolver = ThreadPoolExecutor(max_workers=4, thread_name_prefix="resolve")
+_resolver = ThreadPoolExecutor(max_workers=32, thread_name_prefix="resolve")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -32,7 +32,9 @@ _ALWAYS_BLOCKED: dict[str, tuple[str, ...]] = {
         "240.0.0.0/4",
         "fc00::/8",
     ),
+    "instance metadata": ("fd00:ec2::/32", "fd20:ce::254/128"),
 }
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8")
 
@@ -92,8 +94,10 @@ def blocked(address: Address, *, is_saas: bool) -> str | None:
 
 
 def unwrapped(address: Address) -> Address:
-    """The IPv4 address inside an IPv4-mapped, 6to4 or Teredo one."""
+    """The IPv4 address inside an IPv4-mapped, 6to4, Teredo or NAT64 one."""
     if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            return ipaddress.IPv4Address(address.packed[-4:])
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
         return inner or address
     return address
@@ -109,5 +113,6 @@ def _addresses(host: str) -> list[Address]:
     try:
         found = lookup.result(timeout=RESOLVE_TIMEOUT_S)
     except (OSError, UnicodeError, FutureTimeout):
+        lookup.cancel()  # one that still waits for a thread must not take it from others
         raise BadRequest(f'hostname "{host}" cannot be resolved (DNS error)') from None
     return [ipaddress.ip_address(str(entry[4][0]).split("%")[0]) for entry in found]

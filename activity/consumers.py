@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import structlog
-from channels.db import database_sync_to_async
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
@@ -26,6 +25,7 @@ from activity.events import SEEN_BY_PEERS, EventType
 from activity.hub import Client, Delivery, everything, hub
 from config.errors import DomainError, Forbidden, Unauthorized
 from config.http import to_json, workspace_uuid
+from config.threads import in_thread
 from workspaces.selectors import can_communicate
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class CanvasSocket(AsyncWebsocketConsumer):
         self._tasks: list[asyncio.Task[None]] = []
         self._client: Client | None = None
         try:
-            self._workspace_id = await database_sync_to_async(self._enter)()
+            self._workspace_id = await in_thread(self._enter)()
         except DomainError as refusal:
             log.info("socket.refused", reason=refusal.text)
             await self._refuse(refusal)
@@ -189,7 +189,7 @@ class CanvasSocket(AsyncWebsocketConsumer):
     async def _ask(self, own_id: UUID, workspace_id: str, **options: Any) -> bool | None:
         """None when the database cannot be asked: this frame is not shown, and the next one asks again."""
         try:
-            return await database_sync_to_async(can_communicate)(own_id, UUID(workspace_id), **options)
+            return await in_thread(can_communicate)(own_id, UUID(workspace_id), **options)
         except (DatabaseError, InterfaceError) as error:
             log.warning("socket.peer_unknown", error=str(error))
             return None
@@ -206,7 +206,7 @@ class CanvasSocket(AsyncWebsocketConsumer):
         while True:
             await asyncio.sleep(RECHECK_S)
             try:
-                await database_sync_to_async(self._admit)()
+                await in_thread(self._admit)()
             except Unauthorized:
                 assert self._client is not None
                 self._client.close(REVOKED)

@@ -11,11 +11,11 @@ from types import FrameType
 from typing import Any
 
 import structlog
-from channels.db import database_sync_to_async
 
 from activity.hub import Hub, hub
 from activity.supervision import tick
 from config.jobs import LOOP_TICK_S, Loop
+from config.threads import in_thread
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ async def _keep_ticking(local: Hub) -> None:
     while True:
         if local.subscribed.is_set():
             try:
-                await database_sync_to_async(tick)(Loop.BROADCASTER)
+                await in_thread(tick)(Loop.BROADCASTER)
             except Exception as error:  # the database is away: readiness says so, and the fan-out goes on
                 log.warning("broadcaster.not_ticked", error=str(error))
         await asyncio.sleep(LOOP_TICK_S if local.subscribed.is_set() else 0.2)

@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIRequest
-from django.db import connection
+from django.db import DatabaseError, InterfaceError, connection
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 
 from access.authentication import principal_of
@@ -99,7 +99,7 @@ async def _recheck(request: HttpRequest, workspace_id: UUID, client: Client) -> 
             await sync_to_async(_admit)(request, workspace_id)
         except (Unauthorized, Forbidden, NotFound):
             client.close(REVOKED)
-        except DomainError:
+        except (DomainError, DatabaseError, InterfaceError):
             continue
         finally:
             release_thread()

@@ -12,7 +12,7 @@ from rest_framework.viewsets import ViewSet
 
 from access.authentication import principal_of
 from access.credentials import Kind, hatch_is_open
-from access.permissions import RoutedView, path_workspace, require_admin
+from access.permissions import RoutedView, path_workspace, require_admin, require_org_of
 from approvals import services
 from approvals.models import Approval, Status
 from approvals.serializers import ApprovalOutput, DecisionInput, PendingOutput, RequestInput
@@ -33,6 +33,7 @@ class Decider(BasePermission):
         if principal.kind == Kind.WORKSPACE and (is_requester or not hatch_is_open()):
             raise Forbidden("a workspace cannot decide its own approval")
         require_admin(principal)
+        require_org_of(principal, path_workspace(view))
         return True
 
 

@@ -315,7 +315,7 @@ class OptionalTrailingSlash(MiddlewareMixin):
     def process_request(self, request: HttpRequest) -> None:
         path = request.path_info
         if len(path) > 1 and path.endswith("/") and not path.startswith(CONSOLE_PREFIXES):
-            request.path_info = path.rstrip("/") or "/"
+            request.path_info = path[:-1]  # one: what ends in two is another path
             request.path = request.path_info
 
 

@@ -4,8 +4,15 @@ is complete, which for a stream or a slow agent is minutes.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar, cast
+
 from asgiref.sync import SyncToAsync
+from channels.db import database_sync_to_async
 from django.db import connections
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def release_thread() -> None:
@@ -19,3 +26,11 @@ def release_thread() -> None:
     if executor is not None:
         executor.submit(connections.close_all)  # in the thread that owns them, after what it is doing
         executor.shutdown(wait=False)
+
+
+def in_thread(call: Callable[P, T]) -> Callable[P, Awaitable[T]]:
+    """`call` in a thread of the event loop's pool, its database connection given back afterwards.
+
+    For what belongs to no request: all sockets together would else wait for one thread.
+    """
+    return cast(Callable[P, Awaitable[T]], database_sync_to_async(call, thread_sensitive=False))

@@ -60,9 +60,18 @@ def lifecycle_turn(workspace_id: UUID) -> Iterator[bool]:
     try:
         with lifecycle_lock(workspace_id) as mine:
             yield mine
+    except Exception:
+        drop_connection()  # it may be what failed
+        raise
     finally:
         if mine:
             ledger.ring_for_waiting(workspace_id)
+
+
+def drop_connection() -> None:
+    """Let the next query open a new connection: Django keeps one that was lost."""
+    if not connection.in_atomic_block:
+        connection.close()
 
 
 @contextmanager

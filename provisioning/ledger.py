@@ -172,12 +172,13 @@ def fail_run(rows: ProvisionRunQuerySet, error: BackendError) -> list[ProvisionR
     return _close(rows, RunState.FAILED, **_error(error))
 
 
-def cancel_runs(workspace_id: UUID) -> None:
-    """The workspace is parked or gone: nobody waits for its start any more.
+def cancel_runs(workspace_id: UUID, *, up_to: int | None) -> None:
+    """The workspace is parked or gone: nobody waits for its starts up to this generation (None: any).
 
     A RUNNING one finds out by itself.
     """
-    _close(ProvisionRun.objects.starts().filter(workspace_id=workspace_id), RunState.CANCELLED)
+    rows = ProvisionRun.objects.starts().filter(workspace_id=workspace_id)
+    _close(rows if up_to is None else rows.filter(generation__lte=up_to), RunState.CANCELLED)
 
 
 def end_teardown(run: ProvisionRun) -> None:
@@ -196,10 +197,15 @@ def _error(error: BackendError) -> dict[str, Any]:
     }
 
 
+_NO_ERROR = {"error_class": None, "error_safe": None, "error_detail": None}
+
+
 def _close(rows: ProvisionRunQuerySet, target: RunState, **changes: Any) -> list[ProvisionRun]:
     """End the claim of a run (`started` included: nobody works on it any more),
     counting and logging the outcome.
     """
+    if target in {RunState.STARTED, RunState.SUCCEEDED}:
+        changes |= _NO_ERROR  # that of an earlier try
     with transaction.atomic():
         closed = _move(
             rows,

@@ -16,7 +16,9 @@ from stack.supervisor import Probe, Service
 PROJECT = Path(__file__).resolve().parent.parent
 ADMIN = "admin"  # the login of the first operator
 LOOPBACK = "127.0.0.1"
-THREADS = {"api": 16, "files": 8}
+# One interpreter keeps one core busy. Many threads wait for each other, but a pause or a delete holds one.
+POOLS = {"api": 2, "files": 1}
+THREADS = {"api": 8, "files": 8}
 QUEUES = {"worker": "lifecycle,bulk,teardown,images,delegations,default", "sweeps": "sweeps"}
 WORKERS = {"worker": 4, "sweeps": 2}
 KEEP_ALIVE_S = 75  # longer than nginx keeps an idle connection to us
@@ -32,7 +34,7 @@ def command(name: str, *, host: str = LOOPBACK, port: int = 0) -> list[str]:
     listen = f"--host {host} --port {port} --log-level warning"
     match name:
         case "api" | "files":
-            pool = f"--workers 1 --blocking-threads {THREADS[name]} --workers-kill-timeout 5"
+            pool = f"--workers {POOLS[name]} --blocking-threads {THREADS[name]} --workers-kill-timeout 5"
             words = f"granian --interface wsgi --http 1 --no-ws {listen} {pool} config.wsgi:application"
         case "realtime":
             # The address of the caller is the product's to find out, from proxies it was told to trust.

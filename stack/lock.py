@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-CLEANING_S = 20.0  # the guard of a killed supervisor may hold the lock for so long
+CLEANING_S = 40.0  # the guard of a killed supervisor may hold the lock for so long
 
 
 class Lock:

@@ -15,14 +15,16 @@ from typing import TypeVar
 from uuid import UUID
 
 import structlog
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import InterfaceError, OperationalError, transaction
+from django.db.models import F
+from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 
 from config.evt import evt
 from config.http import rfc3339
 from provisioning import dispatch, ledger
 from provisioning.backends.base import BackendError, ComputeState, ErrorClass, Started
-from provisioning.leases import ToldToStop, kept_lease, lifecycle_turn, stoppable
+from provisioning.leases import ToldToStop, drop_connection, kept_lease, lifecycle_turn, stoppable
 from provisioning.models import ProvisionRun, RunKind, WorkspaceLifecycle
 from provisioning.preparation import mint_secrets, prepare
 from workspaces.defaults import provision_timeout_s
@@ -69,8 +71,7 @@ def execute_run(run: ProvisionRun) -> None:
         with kept_lease(run), stoppable():
             _work(run)
     except ToldToStop:
-        if not connection.in_atomic_block:
-            connection.close()  # the signal may have come in the middle of a statement
+        drop_connection()  # the signal may have come in the middle of a statement
         ledger.hand_back(run)
         log.info("run.handed_back", run_id=str(run.pk))
         raise
@@ -88,6 +89,7 @@ def _work(run: ProvisionRun) -> None:
     except BackendError as error:
         _settle(run, error)
     except (OperationalError, InterfaceError) as error:
+        drop_connection()
         text = "the server's database was not reachable while provisioning"
         _settle(run, BackendError(ErrorClass.TRANSIENT, text, detail=str(error), retryable=True))
     except Exception as error:
@@ -97,7 +99,7 @@ def _work(run: ProvisionRun) -> None:
 
 def _start(run: ProvisionRun) -> None:
     workspace = _owned(run)
-    if run.attempts == 1:  # later tries must fit into the time of the first
+    if not run.steps:  # later tries must fit into the time of the first that began
         transitions.start_clock(
             run.workspace_id, run.generation, timedelta(seconds=provision_timeout_s(workspace.runtime))
         )
@@ -148,8 +150,7 @@ def _stop_old(run: ProvisionRun) -> None:
                     attempts=len(STOP_PAUSES_S) + 1, last_err=error.detail or error.safe_message)  # fmt: skip
         evt("restart.stop_exhausted", {"workspace_id": str(run.workspace_id), "backend": dispatch.label()})
         owe_stop(run.workspace_id, run.generation)
-    with transaction.atomic():
-        transitions.clear_address(run.workspace_id, run.generation)
+    transitions.clear_address(run.workspace_id, run.generation)
 
 
 def stop_with_retry(workspace_id: UUID, *, below_generation: int | None) -> None:
@@ -165,12 +166,16 @@ def stop_with_retry(workspace_id: UUID, *, below_generation: int | None) -> None
 
 
 def owe_stop(workspace_id: UUID, below_generation: int) -> None:
-    """Remember that compute of lower generations is to be stopped; the parked-compute sweep does it."""
+    """Remember that compute of lower generations is to be stopped; the parked-compute sweep does it.
+
+    A higher bound that is owed already stays.
+    """
     WorkspaceLifecycle.objects.bulk_create(
         [WorkspaceLifecycle(workspace_id=workspace_id)], ignore_conflicts=True
     )
     WorkspaceLifecycle.objects.filter(pk=workspace_id).update(
-        stop_below_generation=below_generation, stop_attempts=0
+        stop_below_generation=Greatest(Coalesce(F("stop_below_generation"), 0), below_generation),
+        stop_attempts=0,
     )
 
 
@@ -204,6 +209,7 @@ def _persist(write: Callable[[], T], started: Started) -> T:
         try:
             return write()
         except (OperationalError, InterfaceError) as error:
+            drop_connection()
             if pause_s is None:
                 raise BackendError(
                     ErrorClass.PERSIST,

@@ -123,7 +123,8 @@ def hibernate(workspace_id: UUID, *, force: bool) -> None:
     generation = claim.workspace.generation
     for _, outcome in stop_all([(workspace_id, generation)], budget_s=HIBERNATE_BUDGET_S):
         if outcome is not Outcome.STOPPED:
-            transitions.revert_claim(claim)
+            if outcome is not Outcome.UNFINISHED:  # its stop may yet succeed; a sweep finishes what is left
+                transitions.revert_claim(claim)
             raise BadGateway("workspace could not be stopped")
     if transitions.confirm_hibernation(workspace_id, generation) is None:
         raise Internal("workspace was stopped, but its hibernation could not be recorded")
@@ -141,11 +142,19 @@ def _claim_pause(workspace_id: UUID, result: Result) -> Claim | None:
 
 def _confirm_pause(claim: Claim, result: Result) -> None:
     row = claim.workspace
-    if transitions.confirm_pause(row.pk, row.generation):
-        ledger.cancel_runs(row.pk)
+    if finish_pause(row.pk, row.generation, had_url=bool(row.url)):
         evt("stop.ok", {"workspace_id": str(row.pk), "source": "pause", "backend": dispatch.label()})
-    # Not confirmed: resumed or removed meanwhile. The pause happened all the same.
+    # Not confirmed: resumed or removed meanwhile, or a sweep was quicker. The pause happened all the same.
     result.moved.append(row.pk)
+
+
+@transaction.atomic
+def finish_pause(workspace_id: UUID, generation: int, *, had_url: bool) -> bool:
+    """Make a pause final and end the starts it overtook; False when somebody else was first."""
+    if not transitions.confirm_pause(workspace_id, generation, had_url=had_url):
+        return False
+    ledger.cancel_runs(workspace_id, up_to=generation)
+    return True
 
 
 @transaction.atomic

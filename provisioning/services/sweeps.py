@@ -24,6 +24,7 @@ from provisioning import dispatch, ledger
 from provisioning.backends.base import BackendError, ComputeState, ErrorClass
 from provisioning.leases import lifecycle_turn
 from provisioning.models import OPEN, ProvisionRun, RunKind, RunState, WorkspaceLifecycle
+from provisioning.services.parking import finish_pause
 from provisioning.services.restarts import Trigger, request_restart
 from workspaces.defaults import provision_timeout_s
 from workspaces.models import ALIVE, EXTERNAL, PARKED, Status, Workspace, WorkspaceQuerySet
@@ -36,6 +37,7 @@ BATCH = 200
 PARKED_BATCH = 50
 MANAGED_STALE = timedelta(seconds=210)  # the liveness key's 180 s and the sweep's own 30 s
 HIBERNATING_TOO_LONG = timedelta(minutes=5)
+PAUSING_TOO_LONG = timedelta(minutes=2)  # twice the budget of its stops
 RECENT_START = timedelta(hours=1)
 ORPHANED_CLAIM = timedelta(
     seconds=30
@@ -175,7 +177,7 @@ def _fail(
 
 
 def stop_parked(now: datetime) -> int:
-    """Compute that should not run: owed stops, parked rows that still run, hibernations cut short."""
+    """Compute that should not run: owed stops, parked rows that still run, parkings cut short."""
     if not dispatch.has_provisioner():
         return 0
     owed = WorkspaceLifecycle.objects.exclude(stop_below_generation=None).order_by("pk")[:PARKED_BATCH]
@@ -185,13 +187,11 @@ def stop_parked(now: datetime) -> int:
     ).order_by("pk")
     done += _each(stuck[:PARKED_BATCH], _finish_hibernation)
     running = {one.workspace_id for one in dispatch.list_managed() if one.state != ComputeState.NOT_RUNNING}
-    if running:
-        silenced = PARKED - {Status.HIBERNATING}
-        astray = Workspace.objects.managed().filter(
-            pk__in=running, status__in=silenced, cleanup_pending=False
-        )
-        done += _each(astray.order_by("pk")[:PARKED_BATCH], _stop_astray)
-    return done
+    cut_short = Q(status=Status.PAUSED, url__gt="", status_changed_at__lt=now - PAUSING_TOO_LONG)
+    astray = Workspace.objects.managed().filter(
+        Q(pk__in=running) | cut_short, status__in=PARKED - {Status.HIBERNATING}, cleanup_pending=False
+    )
+    return done + _each(astray.order_by("pk")[:PARKED_BATCH], _stop_astray)
 
 
 def _stop_owed(owed: WorkspaceLifecycle) -> bool:
@@ -213,10 +213,12 @@ def _stop_astray(row: Workspace) -> bool:
     ):  # its storage may have come back with the compute: the whole teardown again
         return bool(_one(row).filter(status=Status.REMOVED).update(cleanup_pending=True))
     with lifecycle_turn(row.pk) as mine:
-        if not mine:
+        # A pause whose stop failed was undone without a new generation.
+        if not mine or not Workspace.objects.at(row.pk, row.generation).filter(status=row.status).exists():
             return False
         dispatch.stop(row.pk, below_generation=row.generation + 1)
-        transitions.clear_address(row.pk, row.generation)
+        if row.status != Status.PAUSED or not finish_pause(row.pk, row.generation, had_url=True):
+            transitions.clear_address(row.pk, row.generation)
     return _acted(row.pk, "stopped")
 
 

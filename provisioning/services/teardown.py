@@ -96,5 +96,5 @@ def _confirm(workspace_id: UUID) -> None:
         rows = Workspace.objects.filter(pk=workspace_id, status=Status.REMOVED)
         rows.update(instance_id=None, cleanup_pending=False)
         WorkspaceLifecycle.objects.filter(pk=workspace_id).delete()
-        ledger.cancel_runs(workspace_id)
+        ledger.cancel_runs(workspace_id, up_to=None)
     evt("stop.ok", {"workspace_id": str(workspace_id), "source": "teardown", "backend": dispatch.label()})

@@ -13,8 +13,10 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
+from a2a import views
 from activity.models import ActivityLog
 from tests.clients import admin, agent_of, anonymous
+from tests.waiting import eventually
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import DeliveryMode, UrlSource, Workspace
 
@@ -26,6 +28,7 @@ class Agent:
 
     def __init__(self) -> None:
         self.requests: list[tuple[dict[str, str], Any]] = []
+        self.gate: threading.Event | None = None
         self.answer: tuple[int, Any] = (200, {"jsonrpc": "2.0", "id": 1, "result": {"kind": "message"}})
         agent = self
 
@@ -33,6 +36,8 @@ class Agent:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 agent.requests.append((dict(self.headers), json.loads(body)))
+                if agent.gate is not None:
+                    agent.gate.wait(20)
                 status, answer = agent.answer
                 data = json.dumps(answer).encode() if answer is not None else b""
                 self.send_response(status)
@@ -167,6 +172,35 @@ def test_a_repeat_of_an_answered_message_gets_the_answer_without_another_turn(ag
     answers = [say(admin(), target, messageId="m-1").json() for _ in range(2)]
     assert answers == [agent.answer[1]] * 2
     assert len(agent.requests) == 1
+
+
+def test_a_repeat_of_a_message_that_is_being_answered_is_no_second_turn(agent):
+    target = pushed(agent)
+    agent.gate = threading.Event()
+    first: list[Any] = []
+    asking = threading.Thread(target=lambda: first.append(say(admin(), target, messageId="m-1")))
+    asking.start()
+    eventually(lambda: bool(agent.requests))
+    repeat = say(admin(), target, messageId="m-1")
+    assert (repeat.status_code, repeat.json()["status"]) == (409, "pending")
+    agent.gate.set()
+    asking.join(10)
+    assert first[0].status_code == 200
+    assert len(agent.requests) == 1
+
+
+def test_an_answer_that_is_too_large_is_not_kept(agent, monkeypatch):
+    monkeypatch.setattr(views, "MAX_ANSWER_BYTES", 50)
+    agent.answer = (200, {"result": "x" * 100})
+    answer = say(admin(), pushed(agent))
+    assert (answer.status_code, answer.json()["max_bytes"]) == (502, 50)
+    assert ActivityLog.objects.get().status == "error"
+
+
+def test_a_url_that_cannot_be_asked_leaves_no_message_waiting():
+    target = WorkspaceFactory(url="http://exämple.invalid:1/", url_source=UrlSource.PLATFORM)
+    assert say(admin(), target).status_code == 502
+    assert ActivityLog.objects.get().status == "error"
 
 
 def test_an_unknown_target_and_a_bad_body():

@@ -133,3 +133,13 @@ def test_of_two_bearers_the_first_valid_one_counts_inside_the_hatch() -> None:
     assert principal.workspace_id == workspace.pk
     assert resolve("Bearer junk, Bearer more", "127.0.0.1").kind == Kind.INVALID
     assert resolve(f"Bearer junk, Bearer {token}", "8.8.8.8").kind == Kind.INVALID
+
+
+@pytest.mark.django_db
+def test_a_page_of_somebody_elses_changes_nothing_through_a_visitors_browser() -> None:
+    workspace = WorkspaceFactory(name="before")
+    path = f"/workspaces/{workspace.pk}"
+    foreign = Api(HTTP_ORIGIN="https://elsewhere.example").patch(path, {"name": "after"})
+    assert (foreign.status_code, foreign.json()) == (403, {"error": "origin not allowed"})
+    assert Api(HTTP_ORIGIN="http://localhost:3000").patch(path, {"name": "canvas"}).status_code == 200
+    assert anonymous().patch(path, {"name": "shell"}).status_code == 200

@@ -35,6 +35,7 @@ TABLE = [
     ("172.31.255.255", {STRICT}),
     ("192.168.1.1", {STRICT}),
     ("[fd00::1]", {STRICT}),
+    ("[fd00:ec2::254]", EVERYWHERE),  # the cloud's metadata, on a private range
     ("172.32.0.1", set()),
     ("1.1.1.1", set()),
     ("[2606:4700::1111]", set()),
@@ -43,6 +44,8 @@ TABLE = [
     ("[::ffff:127.0.0.1]", {STRICT, SAAS}),
     ("[::ffff:1.1.1.1]", set()),
     ("[2002:a9fe:a9fe::1]", EVERYWHERE),
+    ("[64:ff9b::a9fe:a9fe]", EVERYWHERE),
+    ("[64:ff9b::a00:1]", {STRICT}),
     ("[2002:7f00:1::1]", {STRICT, SAAS}),
     ("[2001:0:1111:1111:0:0:5601:5601]", EVERYWHERE),  # Teredo of 169.254.169.254
 ]

@@ -11,6 +11,7 @@ from django.contrib.admin import site
 from django.contrib.auth import get_user_model
 from django.test import RequestFactory
 
+from access.services.org_tokens import Caller, mint_org_token
 from activity.events import Frame
 from activity.models import StructureEvent
 from approvals.admin import ApprovalAdmin
@@ -200,3 +201,12 @@ def test_the_console_decides_what_is_still_open(approval: Approval, published: l
     )
     assert decided.status == "denied"
     assert [frame.event for frame in published] == ["APPROVAL_APPROVED", "APPROVAL_DECIDED"]
+
+
+def test_a_token_bound_to_an_org_decides_in_that_org_only(valkey: Any):
+    theirs, other = WorkspaceFactory(), WorkspaceFactory()
+    bound = Api(mint_org_token(caller=Caller(actor="test", org_id=theirs.pk)).plaintext)
+    for row, status in ((theirs, 200), (other, 403)):
+        asked = admin().post(f"/workspaces/{row.pk}/approvals", {"action": "deploy"}).json()["approval_id"]
+        path = f"/workspaces/{row.pk}/approvals/{asked}/decide"
+        assert bound.post(path, {"decision": "denied"}).status_code == status

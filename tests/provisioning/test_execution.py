@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -16,11 +17,15 @@ from access.services import mint_token, store_secrets
 from activity.models import StructureEvent
 from provisioning import dispatch, ledger, services
 from provisioning.backends.base import BackendError, ErrorClass
-from provisioning.models import ProvisionRun, RunState
+from provisioning.leases import lifecycle_turn
+from provisioning.models import ProvisionRun, RunState, WorkspaceLifecycle
 from provisioning.services import execution
 from tests.conftest import at_once
 from tests.provisioning.conftest import heartbeat, queued, register, run_of, running, status_of
-from workspaces.models import Status, Workspace
+from tests.workspaces.factories import WorkspaceFactory
+from workspaces.models import EXTERNAL, Status, Workspace
+from workspaces.services import transitions
+from workspaces.services.crud import NewWorkspace, create_workspace
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -312,3 +317,89 @@ def test_a_worker_told_to_stop_hands_its_run_back(backend, doorbell):
     backend.before.clear()
     services.provision(run.pk)
     assert run_of(row).state == RunState.STARTED
+
+
+def lose_connection() -> None:
+    connection.ensure_connection()
+    connection.connection.close()
+
+
+def test_a_start_that_lost_its_connection_is_tried_again(backend, doorbell):
+    row = queued()
+    backend.before["start"] = lambda _: lose_connection()
+    doorbell.work()
+    assert (run_of(row).state, run_of(row).error_class) == (RunState.QUEUED, "transient")
+    backend.before.clear()
+    services.provision(run_of(row).pk)
+    run = run_of(row)
+    assert (run.state, run.error_class, run.error_safe, run.error_detail) == ("started", None, None, None)
+
+
+def test_what_was_started_is_recorded_over_a_new_connection(backend, doorbell, monkeypatch):
+    row = queued()
+    real, lost = ledger.note_compute, []
+
+    def note(run: ProvisionRun, compute_id: str) -> None:
+        if not lost:
+            lost.append(run)
+            lose_connection()
+        real(run, compute_id)
+
+    monkeypatch.setattr(ledger, "note_compute", note)
+    doorbell.work()
+    assert (run_of(row).state, run_of(row).attempts, len(lost)) == (RunState.STARTED, 1, 1)
+
+
+def test_after_a_lost_connection_those_who_wait_are_still_rung_for(backend, doorbell):
+    row = queued()
+    doorbell.rung.clear()
+    with pytest.raises(ZeroDivisionError), lifecycle_turn(row.pk):
+        lose_connection()
+        raise ZeroDivisionError
+    assert [ids for _, ids in doorbell.rung] == [{"run_id": run_of(row).pk}]
+
+
+def test_a_run_handed_back_does_not_get_a_new_clock(backend, doorbell):
+    row = queued()
+    deadline = timezone.now() + timedelta(seconds=100)
+    ProvisionRun.objects.update(steps=[{"name": "prepare", "status": "failed", "duration_ms": 1}])
+    Workspace.objects.filter(pk=row.pk).update(provision_deadline_at=deadline)
+    doorbell.work()
+    assert Workspace.objects.get(pk=row.pk).provision_deadline_at == deadline
+
+
+def test_the_clock_starts_when_the_first_worker_died_before_it_began(backend, doorbell):
+    row = queued()
+    ProvisionRun.objects.update(attempts=1)
+    doorbell.work()
+    services.provision(run_of(row).pk)
+    deadline = Workspace.objects.get(pk=row.pk).provision_deadline_at
+    assert deadline
+    assert deadline - timezone.now() <= timedelta(seconds=600)
+
+
+def test_a_new_managed_workspace_may_wait_an_hour_for_its_worker(valkey):
+    row = create_workspace(NewWorkspace(name="new", runtime="langgraph")).workspace
+    assert row.provision_deadline_at
+    assert timedelta(seconds=3590) < row.provision_deadline_at - timezone.now() <= timedelta(hours=1)
+    external = create_workspace(NewWorkspace(name="other", runtime=EXTERNAL)).workspace
+    assert external.provision_deadline_at is None
+
+
+def test_an_owed_stop_is_never_lowered(valkey):
+    row = WorkspaceFactory()
+    for bound in (3, 2):
+        execution.owe_stop(row.pk, bound)
+    assert WorkspaceLifecycle.objects.get(pk=row.pk).stop_below_generation == 3
+
+
+def test_the_cached_address_is_forgotten_after_the_row_lost_it(monkeypatch, valkey):
+    row = WorkspaceFactory(url="http://127.0.0.1:9")
+    seen: list[str | None] = []
+    monkeypatch.setattr(
+        transitions,
+        "forget",
+        lambda pk: seen.append(Workspace.objects.values_list("url", flat=True).get(pk=pk)),
+    )
+    assert transitions.clear_address(row.pk, row.generation)
+    assert seen == [""]

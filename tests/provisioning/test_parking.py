@@ -10,7 +10,7 @@ import pytest
 
 from activity.models import StructureEvent
 from config.locks import try_lock
-from provisioning import services
+from provisioning import dispatch, services
 from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.models import RunState
 from provisioning.services import execution, parking, stops
@@ -19,6 +19,7 @@ from tests.conftest import at_once
 from tests.provisioning.conftest import heartbeat, queued, register, run_of, running, status_of
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import EXTERNAL, Status, Workspace
+from workspaces.services import transitions
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -233,6 +234,37 @@ def test_a_hibernation_whose_stop_fails_is_undone(backend, doorbell):
     backend.failures["stop"] = deque([STUCK] * 3)
     assert admin().post(f"/workspaces/{row.pk}/hibernate").status_code == 502
     assert (status_of(row), backend.running(row.pk)) == (Status.ONLINE, [1])
+
+
+def test_a_hibernation_whose_stop_takes_too_long_is_not_undone(backend, doorbell, monkeypatch):
+    row = running(backend, doorbell)
+    go_on = threading.Event()
+    monkeypatch.setattr(parking, "HIBERNATE_BUDGET_S", 0.1)
+    backend.before["stop"] = lambda _: go_on.wait(10)
+    assert admin().post(f"/workspaces/{row.pk}/hibernate").status_code == 502
+    assert status_of(row) == Status.HIBERNATING
+    go_on.set()
+
+
+def test_a_pause_leaves_the_start_of_a_later_resume_alone(backend, doorbell):
+    row = queued()
+    claim = transitions.claim_pause(row.pk)
+    assert claim
+    Workspace.objects.filter(pk=row.pk).update(generation=3)
+    row.refresh_from_db()
+    dispatch.provision_async(row)
+    Workspace.objects.filter(pk=row.pk).update(generation=2)
+    assert parking.finish_pause(row.pk, 2, had_url=False)
+    assert [run_of(row, one).state for one in (1, 3)] == [RunState.CANCELLED, RunState.QUEUED]
+
+
+def test_a_pause_is_not_announced_before_its_starts_are_cancelled(backend, doorbell, monkeypatch):
+    row = queued()
+    transitions.claim_pause(row.pk)
+    monkeypatch.setattr(parking.ledger, "cancel_runs", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        parking.finish_pause(row.pk, 2, had_url=False)
+    assert names("WORKSPACE_PAUSED") == []
 
 
 def test_only_what_is_online_can_hibernate_and_nothing_external(backend, doorbell):

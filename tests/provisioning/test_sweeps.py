@@ -16,11 +16,12 @@ from config.locks import try_lock
 from provisioning import ledger, services, tasks
 from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.models import ProvisionRun, RunState, WorkspaceLifecycle
-from provisioning.services import execution, sweeps
+from provisioning.services import execution, parking, sweeps
 from tests.conftest import at_once
 from tests.provisioning.conftest import heartbeat, queued, register, run_of, running, status_of
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import EXTERNAL, Status, Workspace
+from workspaces.services import transitions
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -258,6 +259,24 @@ def test_a_hibernation_cut_short_is_finished_after_five_minutes(backend, doorbel
     assert sweeps.stop_parked(now()) == 0
     assert sweeps.stop_parked(now() + timedelta(minutes=6)) == 1
     assert (status_of(row), backend.running(row.pk)) == (Status.HIBERNATED, [])
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_pause_cut_short_is_finished_and_announced_once(backend, doorbell, runs):
+    row = running(backend, doorbell)
+    claim = transitions.claim_pause(row.pk)  # and then its process dies
+    assert claim
+    if not runs:
+        backend.kill(row.pk)
+        assert sweeps.stop_parked(now()) == 0
+    later = now() + timedelta(minutes=3)
+    assert [sweeps.stop_parked(later), sweeps.stop_parked(later)] == [1, 0]
+    row.refresh_from_db()
+    assert (row.status, row.url, backend.running(row.pk)) == (Status.PAUSED, "", [])
+    result = parking.Result()
+    parking._confirm_pause(claim, result)  # it was only slow
+    assert result.moved == [row.pk]
+    assert types_of(row).count("WORKSPACE_PAUSED") == 1
 
 
 def test_a_workspace_somebody_works_on_is_left_to_them(backend, doorbell):

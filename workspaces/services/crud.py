@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import structlog
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, connection, transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from access.models import TokenKind
 from access.services import mint_token, store_secrets
@@ -33,6 +34,7 @@ from workspaces.providers import provider_of
 from workspaces.selectors import MAX_DEPTH, chains, depths, position
 from workspaces.services.moves import NOTHING, count_moves
 from workspaces.services.presence import lock_live_ones
+from workspaces.services.transitions import QUEUE_GRACE
 from workspaces.slugs import numbered
 
 log = structlog.get_logger(__name__)
@@ -163,6 +165,7 @@ def _row(wanted: NewWorkspace) -> Workspace:
         budget_limit=wanted.budget_limit,
         max_concurrent_tasks=wanted.max_concurrent_tasks,
         generation=0 if wanted.is_external else 1,
+        provision_deadline_at=None if wanted.is_external else timezone.now() + QUEUE_GRACE,
     )
 
 

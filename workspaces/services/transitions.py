@@ -84,8 +84,9 @@ def mark_started(
 def clear_address(workspace_id: UUID, generation: int) -> bool:
     """Stop routing to compute that is about to be stopped; a parked row is cleared by its own move."""
     rows = Workspace.objects.at(workspace_id, generation)
-    transaction.on_commit(lambda: forget(workspace_id), robust=True)
-    return bool(rows.update(url="", url_source=UrlSource.AGENT, instance_id=None, updated_at=Now()))
+    with transaction.atomic():  # so that the cache cannot be filled again from the old row
+        transaction.on_commit(lambda: forget(workspace_id), robust=True)
+        return bool(rows.update(**_NO_ADDRESS))
 
 
 def mark_failed(
@@ -150,13 +151,15 @@ def claim_pause(workspace_id: UUID) -> Claim | None:
     return _claim(rows, Status.PAUSED, LIVE - {Status.PAUSED}, "pause", {})
 
 
-def confirm_pause(workspace_id: UUID, generation: int) -> Workspace | None:
-    """The stop was acknowledged, or is owed by a durable record: the pause is final, and announced."""
+def confirm_pause(workspace_id: UUID, generation: int, *, had_url: bool = False) -> Workspace | None:
+    """The stop was acknowledged, or is owed by a durable record: the pause is final, and announced.
+
+    Of several who confirm a row that `had_url`, the one that clears it announces.
+    """
     with transaction.atomic():
         changes = {"active_tasks": 0, "current_task": "", **_NO_ADDRESS}
-        parked = update_returning(
-            Workspace.objects.at(workspace_id, generation).filter(status=Status.PAUSED), **changes
-        )
+        rows = Workspace.objects.at(workspace_id, generation).filter(status=Status.PAUSED)
+        parked = update_returning(rows.filter(url__gt="") if had_url else rows, **changes)
         for row in parked:
             record(EventType.WORKSPACE_PAUSED, workspace_id, {"name": row.name})
             transaction.on_commit(lambda: forget(workspace_id), robust=True)
