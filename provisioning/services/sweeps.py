@@ -145,7 +145,7 @@ def _overdue(now: datetime) -> Q:
 def _time_out(row: Workspace, now: datetime, *, others_start: bool) -> bool:
     run = ProvisionRun.objects.starts().filter(workspace_id=row.pk, generation=row.generation).first()
     is_waiting = run is None or (run.state == RunState.QUEUED and run.attempts == 0)
-    if run and is_waiting and others_start:
+    if is_waiting and others_start and (run or _waits_for_cycle(row)):
         return False
     seconds = provision_timeout_s(row.runtime)
     if is_waiting:
@@ -162,6 +162,11 @@ def _time_out(row: Workspace, now: datetime, *, others_start: bool) -> bool:
     fenced = Workspace.objects.at(row.pk, row.generation).filter(_overdue(now))
     return _fail(fenced, row, ErrorClass.TIMEOUT, message, source="provision_timeout_sweep",
                  timeout_secs=seconds, runtime=row.runtime)  # fmt: skip
+
+
+def _waits_for_cycle(row: Workspace) -> bool:
+    """An accepted restart has no run until its cycle begins."""
+    return WorkspaceLifecycle.objects.filter(pk=row.pk, restart_pending=True).exists()
 
 
 def _fail(

@@ -192,6 +192,17 @@ def test_a_start_nobody_works_on_times_out_unless_others_are_served(backend, doo
     assert "no worker picked the start up" in (row.last_sample_error or "")
 
 
+def test_an_accepted_restart_waits_for_its_cycle_while_others_are_served(backend, doorbell):
+    row = WorkspaceFactory()
+    services.accept_restart(row.pk, {})
+    overdue(row)
+    other = queued()
+    ledger.claim_run(run_of(other).pk)
+    assert sweeps.time_out_starts(now()) == 0
+    WorkspaceLifecycle.objects.update(restart_pending=False)
+    assert sweeps.time_out_starts(now()) == 1
+
+
 def test_a_start_that_hangs_in_the_backend_times_out_and_its_worker_finds_out(backend, doorbell):
     row = queued()
 
