@@ -45,6 +45,7 @@ REFERENCE_AGENT = (sys.executable, "-m", "agent", "serve")
 STOP_GRACE_S = 5.0  # between SIGTERM and SIGKILL
 KILL_GRACE_S = 5.0
 POLL_S = 0.05
+LISTED_S = 5.0
 LOG_TAIL_BYTES = 256 * 1024
 _IN_CONTAINERS_ONLY = frozenset({"PYTHONPATH", "PLUGINS_DIR"})
 
@@ -176,6 +177,7 @@ class ProcessBackend:
                     ErrorClass.BOOT_FAILED, "workspace start failed", detail=str(error)
                 ) from error
         self._children.append(child)
+        _until_listed(child)
         try:
             agent = _Agent(psutil.Process(child.pid), spec.workspace_id, spec.generation, port)
             return self._started(agent, adopted=False)
@@ -280,6 +282,16 @@ def _locked(path: Path) -> int | None:
         pass
     os.close(descriptor)
     return None
+
+
+def _until_listed(child: subprocess.Popen[bytes]) -> None:
+    """Wait until a scan shows the child: for a moment after it was started it has no command line yet."""
+    deadline = time.monotonic() + LISTED_S
+    while child.poll() is None and time.monotonic() < deadline:
+        with suppress(psutil.Error):
+            if psutil.Process(child.pid).cmdline():
+                return
+        time.sleep(0.001)
 
 
 def _still_there(processes: Sequence[psutil.Process], grace_s: float) -> list[psutil.Process]:
