@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Self
 from uuid import uuid4
 
@@ -50,9 +50,6 @@ class WorkspaceAuthToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.prefix}…"
-
-    def was_unused_since(self, now: datetime, window: timedelta) -> bool:
-        return self.last_used_at is None or self.last_used_at < now - window
 
 
 class OrgTokenQuerySet(models.QuerySet["OrgApiToken"]):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Protocol
 from uuid import UUID
 
@@ -27,6 +26,7 @@ from provisioning.models import ProvisionRun
 from workspaces.defaults import clamped_tier, default_model, known_runtimes
 from workspaces.models import Access, Workspace
 from workspaces.services.inbound_secrets import inbound_secret
+from workspaces.slugs import is_usable_folder
 
 SERVER_CREDENTIALS = frozenset(
     {
@@ -39,7 +39,6 @@ SERVER_CREDENTIALS = frozenset(
         "DJANGO_SECRET_KEY",
     }
 )
-SYSTEM_FOLDERS = ("/etc", "/var", "/proc", "/sys", "/dev", "/boot", "/sbin", "/bin", "/lib", "/usr")
 
 
 class EnvMutator(Protocol):
@@ -56,8 +55,9 @@ mutators: list[EnvMutator] = []  # in order; filled by `AppConfig.ready()` of wh
 def prepare(workspace: Workspace, run: ProvisionRun) -> StartSpec:
     """The start of `workspace` without its tokens. Raises BackendError; its message is shown to people."""
     _check_runtime(workspace)
-    _check_mount(workspace)
     environment = _environment(workspace)
+    folder = workspace.workspace_dir or environment.get("WORKSPACE_DIR")
+    _check_mount(workspace, folder)
     return StartSpec(
         workspace_id=workspace.pk,
         generation=run.generation,
@@ -69,7 +69,7 @@ def prepare(workspace: Workspace, run: ProvisionRun) -> StartSpec:
         files={
             "config.yaml": File(generated_config(workspace, environment.get("MODEL", "")).encode(), seed=True)
         },
-        workspace_dir=workspace.workspace_dir or environment.get("WORKSPACE_DIR"),
+        workspace_dir=folder,
         workspace_access=workspace.workspace_access,
         reset_session=bool(run.options.get("reset_session")),
     )
@@ -195,17 +195,12 @@ def _check_runtime(workspace: Workspace) -> None:
         )
 
 
-def _check_mount(workspace: Workspace) -> None:
+def _check_mount(workspace: Workspace, folder: str | None) -> None:
+    """`folder` is the one that would be shared: the row's, else the secret WORKSPACE_DIR."""
     if workspace.workspace_access != Access.NONE and not workspace.workspace_dir:
         raise BackendError(
             ErrorClass.INVALID_SPEC,
             f"workspace access {workspace.workspace_access} needs a workspace directory",
         )
-    if workspace.workspace_dir and not _is_mountable(workspace.workspace_dir):
+    if folder and not is_usable_folder(folder):
         raise BackendError(ErrorClass.INVALID_SPEC, "the workspace directory is not one that may be shared")
-
-
-def _is_mountable(folder: str) -> bool:
-    path = PurePosixPath(folder)
-    system = any(path.is_relative_to(one) for one in SYSTEM_FOLDERS)
-    return path.is_absolute() and ".." not in path.parts and not system

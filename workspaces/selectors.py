@@ -34,6 +34,14 @@ WITH RECURSIVE tree(id, depth) AS (
 SELECT id, max(depth) FROM tree GROUP BY id ORDER BY 2, 1
 """
 
+_REMOVED_SUBTREE = """
+WITH RECURSIVE tree(id, depth) AS (
+    SELECT id, 0 FROM workspaces WHERE id = %s AND status = 'removed'
+    UNION SELECT child.id, tree.depth + 1 FROM workspaces child JOIN tree ON child.parent_id = tree.id
+    WHERE child.status = 'removed' AND tree.depth < %s)
+SELECT DISTINCT id FROM tree
+"""
+
 _CHAIN = """
 WITH RECURSIVE chain(start, id, parent_id, status, depth) AS (
     SELECT id, id, parent_id, status, 0 FROM workspaces WHERE id = ANY(%s)
@@ -73,6 +81,13 @@ def depths(root_id: UUID) -> dict[UUID, int]:
     with connection.cursor() as cursor:
         cursor.execute(_SUBTREE, [root_id, MAX_DEPTH])
         return dict(cursor.fetchall())
+
+
+def removed_subtree(root_id: UUID) -> list[UUID]:
+    """A removed workspace and its removed descendants; empty for one that is not removed."""
+    with connection.cursor() as cursor:
+        cursor.execute(_REMOVED_SUBTREE, [root_id, MAX_DEPTH])
+        return [row[0] for row in cursor.fetchall()]
 
 
 def chains(ids: Iterable[UUID], *, steps: int = MAX_DEPTH) -> dict[UUID, list[Link]]:

@@ -403,3 +403,12 @@ def test_the_cached_address_is_forgotten_after_the_row_lost_it(monkeypatch, valk
     )
     assert transitions.clear_address(row.pk, row.generation)
     assert seen == [""]
+
+
+def test_a_folder_named_by_a_secret_is_judged_like_the_rows_own(backend, doorbell):
+    row = queued()
+    store_secrets(workspace_id=row.pk, values={"WORKSPACE_DIR": "//etc"})
+    doorbell.work()
+    row.refresh_from_db()
+    assert (row.status, backend.specs) == (Status.FAILED, [])
+    assert row.last_sample_error == "the workspace directory is not one that may be shared"

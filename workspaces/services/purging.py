@@ -9,24 +9,16 @@ from __future__ import annotations
 from uuid import UUID
 
 import structlog
-from django.db import connection, transaction
+from django.db import transaction
 
 from config.errors import Internal, NotFound, failing_as
 from config.locks import lock_in_transaction
 from workspaces.cache import forget
 from workspaces.models import Workspace
-from workspaces.selectors import MAX_DEPTH
+from workspaces.selectors import removed_subtree
 from workspaces.services.crud import TREE_LOCK
 
 log = structlog.get_logger(__name__)
-
-_REMOVED_TREE = """
-WITH RECURSIVE tree(id, depth) AS (
-    SELECT id, 0 FROM workspaces WHERE id = %s AND status = 'removed'
-    UNION SELECT child.id, tree.depth + 1 FROM workspaces child JOIN tree ON child.parent_id = tree.id
-    WHERE child.status = 'removed' AND tree.depth < %s)
-SELECT DISTINCT id FROM tree
-"""
 
 
 def purge_workspaces(root_id: UUID) -> int:
@@ -38,7 +30,7 @@ def purge_workspaces(root_id: UUID) -> int:
     """
     with failing_as("purge failed"), transaction.atomic():
         lock_in_transaction(TREE_LOCK)
-        ids = _removed_tree(root_id)
+        ids = removed_subtree(root_id)
         rows = list(Workspace.objects.select_for_update().filter(pk__in=ids).order_by("pk"))
         if not rows:
             raise NotFound("workspace not found")
@@ -58,9 +50,3 @@ def stops_failed(*, removed: int, failures: int) -> Internal:
     """The answer to a delete whose compute is not all gone: the rows are removed, the stops are owed."""
     text = f"workspace marked removed, but {failures} stop call(s) failed — please retry"
     return Internal(text, removed_count=removed, stop_failures=failures)
-
-
-def _removed_tree(root_id: UUID) -> list[UUID]:
-    with connection.cursor() as cursor:
-        cursor.execute(_REMOVED_TREE, [root_id, MAX_DEPTH])
-        return [row[0] for row in cursor.fetchall()]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
@@ -18,7 +18,7 @@ from config.errors import Conflict, NotFound, failing_as
 from config.locks import lock_in_transaction
 from workspaces.cache import forget
 from workspaces.models import CanvasLayout, Status, Workspace
-from workspaces.selectors import subtree
+from workspaces.selectors import removed_subtree, subtree
 from workspaces.services.agents import close_agents
 from workspaces.services.crud import TREE_LOCK
 from workspaces.services.moves import move
@@ -96,17 +96,7 @@ def _unconfirmed(workspace_id: UUID) -> Conflict:
     )
 
 
-_OWING = """
-WITH RECURSIVE tree(id, depth) AS (
-    SELECT id, 0 FROM workspaces WHERE id = %s
-    UNION SELECT child.id, tree.depth + 1 FROM workspaces child JOIN tree ON child.parent_id = tree.id
-    WHERE child.status = 'removed' AND tree.depth < 64)
-SELECT w.id FROM workspaces w JOIN tree USING (id) WHERE w.status = 'removed' AND w.cleanup_pending
-"""
-
-
 def owing_stop(workspace_id: UUID) -> list[UUID]:
     """The removed members of a subtree whose compute has not been confirmed gone."""
-    with connection.cursor() as cursor:
-        cursor.execute(_OWING, [workspace_id])
-        return [row[0] for row in cursor.fetchall()]
+    owing = Workspace.objects.filter(pk__in=removed_subtree(workspace_id), cleanup_pending=True)
+    return list(owing.values_list("pk", flat=True))
