@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +17,7 @@ from provisioning.backends.base import StartSpec
 from provisioning.backends.memory import InMemoryBackend
 from provisioning.models import ProvisionRun
 from tests.clients import Api
+from tests.conftest import at_once
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace
 
@@ -99,3 +102,23 @@ def run_of(row: Workspace, generation: int | None = None) -> ProvisionRun:
 
 def status_of(row: Workspace) -> str:
     return str(Workspace.objects.values_list("status", flat=True).get(pk=row.pk))
+
+
+@contextmanager
+def slow_start(backend: Any, row: Workspace) -> Iterator[None]:
+    """Hold the start of `row`'s first run in a worker thread while the body runs, then let it end."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hold(_: Any) -> None:
+        entered.set()
+        go_on.wait(10)
+
+    backend.before["start"] = hold
+    worker = threading.Thread(target=lambda: at_once(lambda: services.provision(run_of(row, 1).pk)))
+    worker.start()
+    try:
+        assert entered.wait(10)
+        yield
+    finally:
+        go_on.set()
+        worker.join(20)

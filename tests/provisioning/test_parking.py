@@ -16,7 +16,7 @@ from provisioning.models import RunState
 from provisioning.services import execution, parking, stops
 from tests.clients import admin, agent_of, anonymous
 from tests.conftest import at_once
-from tests.provisioning.conftest import heartbeat, queued, register, run_of, running, status_of
+from tests.provisioning.conftest import heartbeat, queued, register, run_of, running, slow_start, status_of
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import EXTERNAL, Status, Workspace
 from workspaces.services import transitions
@@ -129,19 +129,8 @@ def test_when_nothing_could_be_stopped_the_answer_is_a_500(backend, doorbell):
 
 def test_a_pause_during_a_slow_start_stands_and_the_start_cleans_up(backend, doorbell):
     row = queued()
-    entered, go_on = threading.Event(), threading.Event()
-
-    def slow(_: Any) -> None:
-        entered.set()
-        go_on.wait(10)
-
-    backend.before["start"] = slow
-    worker = threading.Thread(target=lambda: at_once(lambda: services.provision(run_of(row, 1).pk)))
-    worker.start()
-    assert entered.wait(10)
-    assert admin().post(f"/workspaces/{row.pk}/pause").status_code == 200
-    go_on.set()
-    worker.join(20)
+    with slow_start(backend, row):
+        assert admin().post(f"/workspaces/{row.pk}/pause").status_code == 200
     assert (status_of(row), backend.running(row.pk)) == (Status.PAUSED, [])
     assert run_of(row, 1).state == RunState.SUPERSEDED
     assert len(names("WORKSPACE_PAUSED")) == 1

@@ -15,7 +15,7 @@ from provisioning import services
 from provisioning.models import ProvisionRun, RunKind, RunState, WorkspaceLifecycle
 from provisioning.services import Trigger
 from tests.conftest import at_once
-from tests.provisioning.conftest import queued, register, run_of, running, status_of
+from tests.provisioning.conftest import queued, register, run_of, running, slow_start, status_of
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import EXTERNAL, Status, Workspace
 from workspaces.services import transitions
@@ -74,21 +74,10 @@ def test_create_and_an_immediate_restart_end_with_one_compute(backend, doorbell)
 
 def test_a_restart_while_the_create_is_running_supersedes_it(backend, doorbell):
     row = queued()
-    entered, go_on = threading.Event(), threading.Event()
-
-    def slow(_: Any) -> None:
-        entered.set()
-        go_on.wait(10)
-
-    backend.before["start"] = slow
-    worker = threading.Thread(target=lambda: at_once(lambda: services.provision(run_of(row, 1).pk)))
-    worker.start()
-    assert entered.wait(10)
-    services.accept_restart(row.pk, {})
-    doorbell.work()  # the other worker: finds the lock taken and leaves
-    assert run_of(row, 1).state == RunState.RUNNING
-    go_on.set()
-    worker.join(20)
+    with slow_start(backend, row):
+        services.accept_restart(row.pk, {})
+        doorbell.work()  # the other worker: finds the lock taken and leaves
+        assert run_of(row, 1).state == RunState.RUNNING
     doorbell.work()  # rung by the first worker when it let go
     assert run_of(row, 1).state == RunState.SUPERSEDED
     assert (backend.running(row.pk), run_of(row, 2).state) == ([2], RunState.STARTED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from datetime import timedelta
 from typing import Any
@@ -15,8 +14,7 @@ from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.models import ProvisionRun, RunKind, RunState, WorkspaceLifecycle
 from provisioning.services import execution, stops, sweeps
 from tests.clients import admin
-from tests.conftest import at_once
-from tests.provisioning.conftest import queued, run_of, running, status_of
+from tests.provisioning.conftest import queued, running, slow_start, status_of
 from workspaces.models import Status, Workspace
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -128,19 +126,8 @@ def test_storage_stays_when_its_removal_fails(backend, doorbell):
 
 def test_deleting_during_a_slow_start_leaves_no_compute(backend, doorbell):
     row = queued()
-    entered, go_on = threading.Event(), threading.Event()
-
-    def slow(_: Any) -> None:
-        entered.set()
-        go_on.wait(10)
-
-    backend.before["start"] = slow
-    worker = threading.Thread(target=lambda: at_once(lambda: services.provision(run_of(row, 1).pk)))
-    worker.start()
-    assert entered.wait(10)
-    assert admin().delete(f"/workspaces/{row.pk}?confirm=true").status_code == 200
-    go_on.set()
-    worker.join(20)
+    with slow_start(backend, row):
+        assert admin().delete(f"/workspaces/{row.pk}?confirm=true").status_code == 200
     assert (status_of(row), backend.running(row.pk)) == (Status.REMOVED, [])
     row.refresh_from_db()
     assert row.cleanup_pending  # its storage is still owed
