@@ -59,6 +59,18 @@ class Environment:
         self._declare(Variable(name, "flag (exactly 1)", "off", help))
         return cast(str, self._env.str(name, default="")).strip() == "1"
 
+    def truth(self, name: str, *, help: str) -> bool:
+        """True for `1`, `true`, `yes` and `on`, in any case."""
+        self._declare(Variable(name, "true or false", "false", help))
+        given = cast(str, self._env.str(name, default="")).strip().lower()
+        return given in {"1", "true", "yes", "on"}
+
+    def optional_text(self, name: str, *, help: str) -> str | None:
+        """None when unset: for a variable whose empty text has a meaning of its own."""
+        self._declare(Variable(name, "text", "", help))
+        given = self._env.str(name, default=None)
+        return None if given is None else cast(str, given).strip()
+
     def choice(self, name: str, options: Sequence[str], *, default: str, help: str) -> str:
         """One of `options`, compared without case; the raw text otherwise, for a system check to refuse."""
         self._declare(Variable(name, " | ".join(options), default, help))

@@ -141,7 +141,7 @@ ACTIVITY_CLEANUP_INTERVAL_HOURS: int = env.positive_int(
 # -----------------------------------------------------------------------
 PROVISIONER: str = env.choice(
     "PROVISIONER",
-    ["auto", "process", "none"],
+    ["auto", "ec2", "docker", "process", "none"],
     default="auto",
     help="where workspaces run; `process` (local processes) is for development and tests",
 )
@@ -187,6 +187,147 @@ HEALTH_SWEEP_SECONDS: int = env.positive_int(
 PROVISION_TIMEOUT_SWEEP_SECONDS: int = env.positive_int(
     "PROVISION_TIMEOUT_SWEEP_SECONDS", default=30, help="interval of the sweep over overdue starts, seconds"
 )
+COMPUTE_RECONCILE_SECONDS: int = env.positive_int(
+    "COMPUTE_RECONCILE_SECONDS",
+    default=60,
+    help="interval of the comparison of all compute with its rows, seconds",
+)
+COMPUTE_REAP_MODE: str = env.choice(
+    "COMPUTE_REAP_MODE",
+    ["reap", "report"],
+    default="reap",
+    help="what happens to compute without a row, or of an older generation: stopped, or only reported",
+)
+FAILED_COMPUTE_GRACE_MINUTES: int = env.positive_int(
+    "FAILED_COMPUTE_GRACE_MINUTES",
+    default=30,
+    help="minutes the compute of a failed start is kept, so that somebody can look at it",
+)
+HIBERNATION_SWEEP_SECONDS: int = env.positive_int(
+    "HIBERNATION_SWEEP_SECONDS", default=120, help="interval of the search for idle workspaces, seconds"
+)
+HIBERNATION_IDLE_MINUTES: int = env.count(
+    "HIBERNATION_IDLE_MINUTES",
+    default=0,
+    help="idle minutes after which a workspace hibernates unless it has its own limit; 0 = never",
+)
+PHANTOM_BUSY_SWEEP_SECONDS: int = env.positive_int(
+    "PHANTOM_BUSY_SWEEP_SECONDS",
+    default=300,
+    help="interval of the repair of task counts that no activity supports, seconds",
+)
+PHANTOM_BUSY_SWEEP_DISABLED: bool = env.truth(
+    "PHANTOM_BUSY_SWEEP_DISABLED", help="leave the agents' task counts alone"
+)
+MOLECULE_PROVISION_CONCURRENCY: int = env.count(
+    "MOLECULE_PROVISION_CONCURRENCY",
+    default=3,
+    help="starts of imported workspaces at a time, all workers together; 0 = unlimited",
+)
+
+# --- Compute in containers (docs/reference/provisioning.md)
+# ---------------------------------------------------------------
+MOLECULE_DOCKER_NETWORK: str = env.text(
+    "MOLECULE_DOCKER_NETWORK", default="molecule-net", help="network of the workspaces' containers"
+)
+MOLECULE_IN_DOCKER: str = env.text(
+    "MOLECULE_IN_DOCKER",
+    help="true when this server runs in a container of the same engine; unset: /.dockerenv decides",
+)
+MOLECULE_IMAGE_REGISTRY: str = env.text(
+    "MOLECULE_IMAGE_REGISTRY", help="host and path of the runtimes' images; local images when unset"
+).rstrip("/")
+WORKSPACE_IMAGE_LOCAL_OVERRIDE: str = env.text(
+    "WORKSPACE_IMAGE_LOCAL_OVERRIDE", help="any text: use local images as they are, no pins and no pulls"
+)
+GHCR_USER: str = env.text("GHCR_USER", help="user of the image registry; needs GHCR_TOKEN")
+GHCR_TOKEN: str = env.text("GHCR_TOKEN", help="password of GHCR_USER", secret=True)
+MOLECULE_IMAGE_PLATFORM: str | None = env.optional_text(
+    "MOLECULE_IMAGE_PLATFORM", help="platform of pulled images, such as linux/amd64; the engine's when unset"
+)
+DOCKER_STOP_GRACE_SECONDS: int = env.positive_int(
+    "DOCKER_STOP_GRACE_SECONDS",
+    default=5,
+    help="seconds a container has to end by itself before it is killed",
+)
+DOCKER_HOST_ACCESS_TIERS: list[str] = env.words(
+    "DOCKER_HOST_ACCESS_TIERS",
+    help="tiers whose containers get the host (privileged, its processes; 4 also its network and engine)",
+)
+MOLECULE_MAX_TIER: int = env.positive_int(
+    "MOLECULE_MAX_TIER", default=4, help="highest tier this server starts"
+)
+MOLECULE_T4_PORT_RANGE: str = env.text(
+    "MOLECULE_T4_PORT_RANGE", default="18000-18999", help="host ports of containers of tier 4"
+)
+MOLECULE_HOST_ADDRESS: str = env.text(
+    "MOLECULE_HOST_ADDRESS", default="127.0.0.1", help="address of this host, for containers of tier 4"
+)
+TIER_MEMORY_MB: dict[int, int] = {
+    1: env.positive_int("TIER1_MEMORY_MB", default=512, help="memory of a container of tier 1, MiB"),
+    2: env.positive_int("TIER2_MEMORY_MB", default=512, help="memory of a container of tier 2, MiB"),
+    3: env.positive_int("TIER3_MEMORY_MB", default=2048, help="memory of a container of tier 3, MiB"),
+    4: env.positive_int("TIER4_MEMORY_MB", default=4096, help="memory of a container of tier 4, MiB"),
+}
+TIER_CPU_SHARES: dict[int, int] = {
+    1: env.positive_int("TIER1_CPU_SHARES", default=1024, help="CPU of tier 1; 1024 is one"),
+    2: env.positive_int("TIER2_CPU_SHARES", default=1024, help="CPU of tier 2; 1024 is one"),
+    3: env.positive_int("TIER3_CPU_SHARES", default=2048, help="CPU of tier 3; 1024 is one"),
+    4: env.positive_int("TIER4_CPU_SHARES", default=4096, help="CPU of tier 4; 1024 is one"),
+}
+IMAGE_AUTO_REFRESH: bool = env.truth(
+    "IMAGE_AUTO_REFRESH", help="watch the registry, and restart workspaces whose image has moved"
+)
+
+# --- Compute on EC2 (docs/reference/provisioning.md)
+# -------------------------------------------------------------------------
+AWS_REGION: str = env.text("AWS_REGION", default="us-east-2", help="region of the instances")
+AWS_ACCESS_KEY_ID: str = env.text(
+    "AWS_ACCESS_KEY_ID",
+    help="the AWS SDK's own; unset: its usual chain (instance role, profile)",
+    secret=True,
+)
+AWS_SECRET_ACCESS_KEY: str = env.text(
+    "AWS_SECRET_ACCESS_KEY", help="secret of AWS_ACCESS_KEY_ID", secret=True
+)
+AWS_SESSION_TOKEN: str = env.text("AWS_SESSION_TOKEN", help="of temporary credentials", secret=True)
+EC2_AMI_ID: str = env.text("EC2_AMI_ID", help="machine image of the instances: Linux with Docker and curl")
+EC2_SUBNET_IDS: list[str] = env.words("EC2_SUBNET_IDS", help="subnets, tried in order")
+EC2_SECURITY_GROUP_IDS: list[str] = env.words(
+    "EC2_SECURITY_GROUP_IDS", help="security groups, shared by all instances; none is ever made"
+)
+EC2_INSTANCE_PROFILE: str = env.text("EC2_INSTANCE_PROFILE", help="IAM instance profile; none when unset")
+EC2_INSTANCE_TYPES: dict[int, str] = {
+    1: env.text("EC2_INSTANCE_TYPE_T1", default="t3.small", help="instance type of tier 1"),
+    2: env.text("EC2_INSTANCE_TYPE_T2", default="t3.medium", help="instance type of tier 2"),
+    3: env.text("EC2_INSTANCE_TYPE_T3", default="t3.large", help="instance type of tier 3"),
+    4: env.text("EC2_INSTANCE_TYPE_T4", default="t3.xlarge", help="instance type of tier 4"),
+}
+EC2_ROOT_GB: dict[int, int] = {
+    1: env.positive_int("EC2_ROOT_GB_T1", default=20, help="root disk of tier 1, GiB"),
+    2: env.positive_int("EC2_ROOT_GB_T2", default=30, help="root disk of tier 2, GiB"),
+    3: env.positive_int("EC2_ROOT_GB_T3", default=40, help="root disk of tier 3, GiB"),
+    4: env.positive_int("EC2_ROOT_GB_T4", default=60, help="root disk of tier 4, GiB"),
+}
+EC2_MARKET: str = env.choice(
+    "EC2_MARKET",
+    ["on-demand", "spot", "spot-then-on-demand"],
+    default="on-demand",
+    help="how instances are bought",
+)
+EC2_ASSOCIATE_PUBLIC_IP: bool = env.truth("EC2_ASSOCIATE_PUBLIC_IP", help="give instances a public address")
+EC2_DATA_VOLUME_GB: int = env.count(
+    "EC2_DATA_VOLUME_GB",
+    default=0,
+    help="data volume per workspace that outlives its instances, GiB; 0 = none",
+)
+EC2_ENDPOINT_URL: str = env.text("EC2_ENDPOINT_URL", help="another EC2 endpoint, for tests").rstrip("/")
+EC2_MAX_INSTANCES: int = env.count(
+    "EC2_MAX_INSTANCES",
+    default=0,
+    help="instances of this deployment at most; 0 = the account's quota decides",
+)
+
 GIT_SHA: str = env.text("GIT_SHA", default="dev", help="revision shown by /buildinfo")
 
 # --- Django

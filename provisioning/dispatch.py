@@ -21,10 +21,14 @@ from provisioning.backends.base import (
     BackendError,
     Compute,
     ComputeState,
+    Entry,
     ErrorClass,
+    File,
     ImageInfo,
+    Plan,
     Started,
     StartSpec,
+    Storage,
 )
 from provisioning.backends.process import ProcessBackend
 from provisioning.ledger import queue_run
@@ -132,14 +136,57 @@ def list_managed() -> list[Compute]:
     return _backend().list_managed()
 
 
+def offers(capability: str) -> bool:
+    """Whether the wired backend has `capability`; never which backend it is."""
+    backend = _chosen()
+    return backend is not None and capability in backend.capabilities
+
+
+def list_storage() -> list[Storage]:
+    """All storage of this deployment's workspaces. Raises like `list_managed`."""
+    return _backend().list_storage()
+
+
 def remove_storage(workspace_id: UUID) -> None:
     if has_provisioner():
         _backend().remove_storage(workspace_id)
 
 
+def refresh_image(runtime: str) -> ImageInfo:
+    """Fetch the newest image of `runtime`; stops nothing. Raises BackendError."""
+    return _backend().refresh_image(runtime)
+
+
+def dry_run(spec: StartSpec) -> Plan:
+    """What a start would create; creates nothing. Raises BackendError."""
+    return _backend().dry_run(spec)
+
+
 def logs(workspace_id: UUID, tail: int) -> str:
     """The last `tail` lines of the workspace's output. Raises BackendError."""
     return _backend().logs(workspace_id, tail)
+
+
+def console(workspace_id: UUID) -> str:
+    """What the workspace's machine printed while it booted. Raises BackendError."""
+    return _backend().console(workspace_id)
+
+
+def list_files(workspace_id: UUID, root: str, path: str, depth: int) -> list[Entry]:
+    """Raises BackendError, FileError among them; so do the three below."""
+    return _backend().list_files(workspace_id, root, path, depth)
+
+
+def read_file(workspace_id: UUID, root: str, path: str, limit: int) -> bytes:
+    return _backend().read_file(workspace_id, root, path, limit)
+
+
+def write_files(workspace_id: UUID, root: str, files: Mapping[str, File]) -> None:
+    _backend().write_files(workspace_id, root, files)
+
+
+def delete_file(workspace_id: UUID, root: str, path: str, *, recursive: bool) -> None:
+    _backend().delete_file(workspace_id, root, path, recursive=recursive)
 
 
 def _backend() -> Backend:
@@ -156,14 +203,25 @@ def _chosen() -> Backend | None:
 
 
 def _by_settings() -> Backend | None:
-    if settings.PROVISIONER == "process":
-        root = Path(settings.DATA_DIR) / "workspaces"
-        log.info("provisioner.chosen", label=ProcessBackend.label, root=str(root))
-        return ProcessBackend(root=root, instance_id=settings.INSTANCE_ID, cwd=settings.BASE_DIR)
-    if settings.PROVISIONER == "auto" and settings.MOLECULE_ORG_ID:
-        log.error("provisioner.none", reason="MOLECULE_ORG_ID is set, but this release has no EC2 backend")
+    chosen = _for_this_machine() if settings.PROVISIONER == "auto" else settings.PROVISIONER
+    backend = _made(chosen)
+    if backend is None:
+        log.info("provisioner.none", reason=f"PROVISIONER={chosen}: only external workspaces work")
     else:
-        log.info(
-            "provisioner.none", reason=f"PROVISIONER={settings.PROVISIONER}: only external workspaces work"
-        )
+        log.info("provisioner.chosen", label=backend.label)
+    return backend
+
+
+def _for_this_machine() -> str:
+    """What `auto` means here: instances for a tenant, else containers where an engine answers."""
+    if settings.MOLECULE_ORG_ID:
+        log.error("provisioner.none", reason="MOLECULE_ORG_ID is set, but this release has no EC2 backend")
+    return "none"
+
+
+def _made(chosen: str) -> Backend | None:
+    match chosen:
+        case "process":
+            root = Path(settings.DATA_DIR) / "workspaces"
+            return ProcessBackend(root=root, instance_id=settings.INSTANCE_ID, cwd=settings.BASE_DIR)
     return None

@@ -148,6 +148,11 @@ class WorkspaceLifecycle(models.Model):
     # one.
     stop_below_generation = models.BigIntegerField(null=True)
     stop_attempts = models.IntegerField(default=0)
+    # {restart_at, ended_at, env_keys}: what the agent is told once it is back
+    restart_context: models.JSONField[dict[str, Any] | None, dict[str, Any] | None] = models.JSONField(
+        null=True
+    )
+    restart_context_expires_at = models.DateTimeField(null=True)
 
     class Meta:
         db_table = "workspace_lifecycle"
@@ -159,3 +164,71 @@ class WorkspaceLifecycle(models.Model):
                 condition=Q(stop_below_generation__isnull=False),
             ),
         ]
+
+
+class BootBundle(models.Model):
+    """What a machine fetches from us when it boots: environment, files and image of one generation.
+
+    Kept until the agent's first heartbeat or its expiry. The bearer is stored as a hash, and inside the
+    sealed text, for a start that is tried again.
+    """
+
+    workspace = models.ForeignKey("workspaces.Workspace", models.CASCADE, related_name="+", db_index=False)
+    generation = models.BigIntegerField()
+    token_hash = models.BinaryField(unique=True)
+    sealed = models.TextField()
+    expires_at = models.DateTimeField()
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "boot_bundles"
+        constraints = [
+            models.UniqueConstraint(fields=["workspace", "generation"], name="boot_bundles_generation_uniq")
+        ]
+        indexes = [models.Index("expires_at", name="boot_bundles_expiry")]
+
+
+class RuntimeImagePin(models.Model):
+    """The exact image of a runtime, instead of the newest one."""
+
+    template_name = models.TextField(primary_key=True)  # the runtime
+    digest = models.TextField()
+    updated_at = models.DateTimeField(db_default=Now())
+    updated_by = models.TextField(default="")
+    notes = models.TextField(default="")
+
+    class Meta:
+        db_table = "runtime_image_pins"
+        constraints = [
+            models.CheckConstraint(
+                name="runtime_image_pins_digest", condition=Q(digest__regex=r"^sha256:[a-f0-9]{64}$")
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.template_name}@{self.digest}"
+
+
+class ImageWatchState(models.Model):
+    """The digest last seen in the registry: a move while the server was down is noticed."""
+
+    runtime = models.TextField(primary_key=True)
+    digest = models.TextField(null=True)
+    seen_at = models.DateTimeField(null=True)
+    last_error = models.TextField(null=True)
+
+    class Meta:
+        db_table = "image_watch_state"
+
+
+class ComputeScan(models.Model):
+    """What the last complete comparison of compute with rows found; no row before the first one."""
+
+    name = models.TextField(primary_key=True)  # a job
+    scanned_at = models.DateTimeField()
+    findings: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(
+        default=dict
+    )  # {orphans: n, duplicates: {workspace_id: n}, refused: n}
+
+    class Meta:
+        db_table = "compute_scans"

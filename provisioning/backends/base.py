@@ -67,6 +67,22 @@ class Unsupported(BackendError):
         super().__init__(ErrorClass.CONFIG, f"this server's workspaces have no {what}")
 
 
+class FileProblem(StrEnum):
+    MISSING = "missing"
+    IS_FOLDER = "is_folder"
+    IS_FILE = "is_file"
+    TOO_LARGE = "too_large"
+    UNAVAILABLE = "unavailable"  # nothing runs, and this root cannot be reached without
+
+
+class FileError(BackendError):
+    """What a person did wrong with a path, or why the workspace's storage cannot be reached now."""
+
+    def __init__(self, problem: FileProblem, safe_message: str, *, detail: str = "") -> None:
+        super().__init__(ErrorClass.INVALID_SPEC, safe_message, detail=detail)
+        self.problem = problem
+
+
 @dataclass(frozen=True)
 class File:
     """One file below the workspace's config folder. A `seed` never replaces what is there: people edit it."""
@@ -92,6 +108,8 @@ class StartSpec:
     workspace_dir: str | None = None
     workspace_access: str = "none"
     reset_session: bool = False
+    # What the machine shows to fetch its start from us; only for backends with the capability boot_bundle.
+    boot_token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -125,6 +143,27 @@ class Compute:
     generation: int
     state: ComputeState
     started_at: datetime | None = None
+    runtime: str = ""
+    url: str | None = None  # where the server reaches it now, told only by backends whose addresses move
+    restarts: int = 0  # times it ended and the platform started it again by itself
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Something a workspace stored that outlives its compute."""
+
+    workspace_id: UUID
+    name: str
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a listing: `path` is relative to the listed folder, a folder's `size` is 0."""
+
+    path: str
+    size: int
+    is_folder: bool
 
 
 @dataclass(frozen=True)
@@ -141,7 +180,8 @@ class Backend(Protocol):
     """Every method is synchronous, may take long, and refuses to run inside a database transaction."""
 
     label: str
-    # Of: volumes, exec, files, console, logs, image_cache, spot, reset_session.
+    # Of: volumes, exec, files, console, logs, image_cache, spot, reset_session, boot_bundle. A verb
+    # that needs one raises Unsupported without it.
     capabilities: frozenset[str]
 
     def ensure_image(self, spec: StartSpec) -> ImageInfo:
@@ -159,14 +199,66 @@ class Backend(Protocol):
     def list_managed(self) -> list[Compute]:
         """All compute of this deployment, or an exception; never a part of it."""
 
+    def list_storage(self) -> list[Storage]:
+        """All storage of this deployment's workspaces, or an exception; never a part of it."""
+
     def remove_storage(self, workspace_id: UUID) -> None:
         """Delete what the workspace stored. Missing is a success."""
 
+    def refresh_image(self, runtime: str) -> ImageInfo:
+        """Fetch the newest image of a runtime for starts to come (image_cache); stops nothing."""
+
     def logs(self, workspace_id: UUID, tail: int) -> str:
-        """The last `tail` lines. Raises Unsupported without that capability."""
+        """The last `tail` lines (logs)."""
+
+    def console(self, workspace_id: UUID) -> str:
+        """What the machine printed while it booted (console); FileError(MISSING) without a machine."""
+
+    # Files (files). `root` is one of /configs, /workspace, /home, /plugins as the agent sees it; `path` is
+    # relative to it and was checked by the caller. Errors: FileError.
+
+    def list_files(self, workspace_id: UUID, root: str, path: str, depth: int) -> list[Entry]:
+        """The folder's entries down to `depth` levels, without symbolic links."""
+
+    def read_file(self, workspace_id: UUID, root: str, path: str, limit: int) -> bytes:
+        """The exact bytes of a file of at most `limit` bytes."""
+
+    def write_files(self, workspace_id: UUID, root: str, files: Mapping[str, File]) -> None:
+        """Write each file in one atomic step, making its folders; what is not named stays."""
+
+    def delete_file(self, workspace_id: UUID, root: str, path: str, *, recursive: bool) -> None:
+        """Delete a file, or with `recursive` a folder. Missing is a success."""
 
     def dry_run(self, spec: StartSpec) -> Plan:
         """Validate and tell what would be created; creates nothing."""
 
     def close(self) -> None:
         """Idempotent."""
+
+
+class Bare:
+    """What a backend without an optional capability answers; backends inherit it and add what they offer."""
+
+    def list_storage(self) -> list[Storage]:
+        return []
+
+    def refresh_image(self, runtime: str) -> ImageInfo:
+        raise Unsupported("images")
+
+    def logs(self, workspace_id: UUID, tail: int) -> str:
+        raise Unsupported("log")
+
+    def console(self, workspace_id: UUID) -> str:
+        raise Unsupported("console")
+
+    def list_files(self, workspace_id: UUID, root: str, path: str, depth: int) -> list[Entry]:
+        raise Unsupported("files")
+
+    def read_file(self, workspace_id: UUID, root: str, path: str, limit: int) -> bytes:
+        raise Unsupported("files")
+
+    def write_files(self, workspace_id: UUID, root: str, files: Mapping[str, File]) -> None:
+        raise Unsupported("files")
+
+    def delete_file(self, workspace_id: UUID, root: str, path: str, *, recursive: bool) -> None:
+        raise Unsupported("files")

@@ -14,6 +14,7 @@ from django.utils import timezone
 from config.locks import outside_transaction
 from provisioning.backends.base import (
     BackendError,
+    Bare,
     Compute,
     ComputeState,
     ImageInfo,
@@ -32,7 +33,7 @@ class Call:
     generation: int | None = None
 
 
-class InMemoryBackend:
+class InMemoryBackend(Bare):
     """Safe for threads.
 
     `failures[method]` are raised one per call; `before[method]` runs first, with the workspace's id.

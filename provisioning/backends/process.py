@@ -29,6 +29,7 @@ import structlog
 from config.locks import outside_transaction
 from provisioning.backends.base import (
     BackendError,
+    Bare,
     Compute,
     ComputeState,
     ErrorClass,
@@ -63,11 +64,11 @@ class _Agent:
         return f"process-{self.process.pid}-{int(self.process.create_time() * 1000)}"
 
 
-class ProcessBackend:
+class ProcessBackend(Bare):
     """`root` holds one folder per workspace; `instance_id` marks this deployment's processes."""
 
     label = "process"
-    capabilities = frozenset({"files", "logs"})
+    capabilities = frozenset({"logs"})
 
     def __init__(
         self, *, root: Path, instance_id: str, cwd: Path, command: Sequence[str] = REFERENCE_AGENT
