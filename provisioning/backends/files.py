@@ -17,7 +17,7 @@ def write_files(folder: Path, files: Mapping[str, File]) -> None:
     try:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         for name, file in files.items():
-            path = folder / _checked(name)
+            path = folder / checked_name(name)
             if not (file.seed and path.exists()):
                 _write(path, file)
     except OSError as error:
@@ -26,7 +26,8 @@ def write_files(folder: Path, files: Mapping[str, File]) -> None:
         ) from error
 
 
-def _checked(name: str) -> PurePosixPath:
+def checked_name(name: str) -> PurePosixPath:
+    """The path below a workspace's config folder. Raises BackendError for one that would leave it."""
     path = PurePosixPath(name)
     if path.is_absolute() or not path.parts or ".." in path.parts:
         raise BackendError(

@@ -17,11 +17,15 @@ from provisioning.backends.base import (
     Bare,
     Compute,
     ComputeState,
+    ErrorClass,
+    File,
     ImageInfo,
     Plan,
     Started,
     StartSpec,
+    Storage,
 )
+from provisioning.backends.files import checked_name
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class InMemoryBackend(Bare):
         self.before: dict[str, Callable[[UUID | None], None]] = {}
         self.specs: list[StartSpec] = []  # of every start that went through
         self.unreachable = False  # status answers UNKNOWN, list_managed raises
+        self.stored: dict[UUID, dict[str, dict[str, File]]] = {}  # per workspace and place, what is kept
         self._compute: dict[tuple[UUID, int], Compute] = {}
         self._mutex = threading.Lock()
 
@@ -72,16 +77,21 @@ class InMemoryBackend(Bare):
         self._enter("start", spec.workspace_id, spec.generation)
         key = (spec.workspace_id, spec.generation)
         url = f"http://127.0.0.1:9/{spec.workspace_id}"
+        for name in spec.files:
+            checked_name(name)
         with self._mutex:
             known = self._compute.get(key)
             if known:
                 return Started(known.compute_id, url, url, known.state, adopted=True)
+            if any(owner == key[0] and generation > key[1] for owner, generation in self._compute):
+                raise BackendError(ErrorClass.CONFLICT, "a newer start of this workspace is already running")
             for owner, generation in list(self._compute):
                 if owner == spec.workspace_id and generation < spec.generation:
                     del self._compute[owner, generation]
             compute_id = f"memory-{spec.workspace_id}-g{spec.generation}"
             self._compute[key] = Compute(*key[:1], compute_id, key[1], ComputeState.RUNNING, timezone.now())
             self.specs.append(spec)
+            self._store(spec)
             return Started(compute_id, url, url, ComputeState.RUNNING)
 
     def stop(self, workspace_id: UUID, below_generation: int | None = None) -> None:
@@ -103,6 +113,13 @@ class InMemoryBackend(Bare):
 
     def remove_storage(self, workspace_id: UUID) -> None:
         self._enter("remove_storage", workspace_id)
+        with self._mutex:
+            self.stored.pop(workspace_id, None)
+
+    def list_storage(self) -> list[Storage]:
+        self._enter("list_storage")
+        with self._mutex:
+            return [Storage(workspace_id, str(workspace_id)) for workspace_id in self.stored]
 
     def logs(self, workspace_id: UUID, tail: int) -> str:
         return ""
@@ -112,6 +129,13 @@ class InMemoryBackend(Bare):
 
     def close(self) -> None:
         pass
+
+    def _store(self, spec: StartSpec) -> None:
+        places = self.stored.setdefault(spec.workspace_id, {"/configs": {}, "/workspace": {}, "session": {}})
+        if spec.reset_session:
+            places["session"].clear()
+        seeds = {name for name, file in spec.files.items() if file.seed and name in places["/configs"]}
+        places["/configs"] |= {name: file for name, file in spec.files.items() if name not in seeds}
 
     def _forget(self, workspace_id: UUID, below_generation: int | None) -> None:
         with self._mutex:

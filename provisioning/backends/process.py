@@ -104,7 +104,11 @@ class ProcessBackend(Bare):
 
     def status(self, workspace_id: UUID) -> ComputeState:
         outside_transaction()
-        return ComputeState.RUNNING if self._agents(workspace_id) else ComputeState.NOT_RUNNING
+        try:
+            return ComputeState.RUNNING if self._agents(workspace_id) else ComputeState.NOT_RUNNING
+        except OSError as error:
+            log.warning("processes.unreadable", workspace_id=str(workspace_id), error=str(error))
+            return ComputeState.UNKNOWN
 
     def list_managed(self) -> list[Compute]:
         outside_transaction()

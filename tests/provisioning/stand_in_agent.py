@@ -10,11 +10,13 @@ from pathlib import Path
 options = dict(zip(sys.argv[1:], sys.argv[2:], strict=False))
 configs = Path(options["--config-dir"])
 seen = {
-    "files": sorted(path.name for path in configs.iterdir()),
+    "files": {path.name: path.read_text() for path in configs.iterdir() if path.is_file()},
     "environment": dict(os.environ),
-    "token": (configs / ".auth_token").read_text() if (configs / ".auth_token").exists() else None,
+    "generation": options.get("--generation"),
 }
-(configs.parent / "seen.json").write_text(json.dumps(seen))
+report = configs.parent / "seen.json"
+report.with_suffix(".new").write_text(json.dumps(seen))
+report.with_suffix(".new").replace(report)
 sys.stdout.write("stand-in ready\n")
 sys.stdout.flush()
 if "--stubborn" in sys.argv:

@@ -24,7 +24,7 @@ from provisioning import services
 from provisioning.backends.base import Compute
 from provisioning.backends.process import ProcessBackend
 from provisioning.models import ProvisionRun, RunState
-from tests.provisioning.test_backends import eventually
+from tests.provisioning.harness import eventually
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace
 

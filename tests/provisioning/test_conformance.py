@@ -1,0 +1,245 @@
+"""What every backend must do: the same scenarios on each platform, real where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from django.db import transaction
+
+from provisioning.backends.base import Backend, BackendError, ComputeState, File
+from tests.conftest import at_once
+from tests.provisioning.harness import FILES, Harness, MemoryHarness, ProcessHarness, spec
+
+pytestmark = pytest.mark.django_db
+
+HARNESSES: dict[str, Callable[[Path], Harness]] = {
+    "memory": lambda folder: MemoryHarness(),
+    "process": ProcessHarness,
+}
+
+
+@pytest.fixture(params=HARNESSES)
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
+    made = HARNESSES[request.param](tmp_path)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def backend(harness: Harness) -> Backend:
+    return harness.backend()
+
+
+def test_what_was_started_runs(backend):
+    wanted = spec()
+    started = backend.start(wanted)
+    assert started.adopted is False
+    assert started.state in {ComputeState.RUNNING, ComputeState.STARTING}
+    assert started.url.startswith("http://")
+    assert backend.status(wanted.workspace_id) == started.state
+    (listed,) = backend.list_managed()
+    assert (listed.workspace_id, listed.generation) == (wanted.workspace_id, 1)
+    assert (listed.compute_id, listed.restarts) == (started.compute_id, 0)
+    assert listed.started_at is not None
+
+
+def test_starting_a_generation_twice_adopts(backend):
+    wanted = spec()
+    first, second = backend.start(wanted), backend.start(wanted)
+    assert second.adopted
+    assert (second.compute_id, second.url) == (first.compute_id, first.url)
+    assert len(backend.list_managed()) == 1
+
+
+def test_a_new_generation_replaces_the_old(backend):
+    wanted = spec()
+    first = backend.start(wanted)
+    second = backend.start(spec(wanted.workspace_id, 2))
+    assert second.compute_id != first.compute_id
+    assert [one.generation for one in backend.list_managed()] == [2]
+
+
+def test_an_older_generation_never_replaces_a_newer(backend):
+    wanted = spec(generation=2)
+    backend.start(wanted)
+    with pytest.raises(BackendError) as raised:
+        backend.start(spec(wanted.workspace_id, 1))
+    assert raised.value.error_class == "conflict"
+    assert [one.generation for one in backend.list_managed()] == [2]
+
+
+def test_stopping_twice_succeeds(backend):
+    wanted = spec()
+    backend.start(wanted)
+    backend.stop(wanted.workspace_id)
+    backend.stop(wanted.workspace_id)
+    assert backend.status(wanted.workspace_id) == ComputeState.NOT_RUNNING
+    assert backend.list_managed() == []
+
+
+def test_stopping_the_unknown_succeeds(backend):
+    backend.stop(uuid4())
+
+
+def test_a_bounded_stop_spares_newer_generations(backend):
+    wanted = spec(generation=2)
+    backend.start(wanted)
+    backend.stop(wanted.workspace_id, below_generation=2)
+    assert backend.status(wanted.workspace_id) != ComputeState.NOT_RUNNING
+    backend.stop(wanted.workspace_id, below_generation=3)
+    assert backend.status(wanted.workspace_id) == ComputeState.NOT_RUNNING
+
+
+def test_the_unknown_does_not_run(backend):
+    assert backend.status(uuid4()) == ComputeState.NOT_RUNNING
+
+
+def test_without_an_answer_of_the_platform_nothing_is_known(harness):
+    wanted = spec()
+    harness.backend().start(wanted)
+    with harness.unreachable() as backend:
+        assert backend.status(wanted.workspace_id) == ComputeState.UNKNOWN
+        with pytest.raises(Exception):  # noqa: B017  (whatever kept it from telling)
+            backend.list_managed()
+    assert harness.backend().status(wanted.workspace_id) != ComputeState.NOT_RUNNING
+
+
+def test_two_deployments_on_one_platform_do_not_touch_each_other(harness):
+    mine, theirs, wanted = harness.backend(), harness.backend("theirs"), spec()
+    theirs.start(wanted)
+    assert (mine.status(wanted.workspace_id), mine.list_managed()) == (ComputeState.NOT_RUNNING, [])
+    mine.stop(wanted.workspace_id)
+    assert theirs.status(wanted.workspace_id) != ComputeState.NOT_RUNNING
+
+
+def test_ids_with_a_common_beginning_stay_apart(backend):
+    one, other = UUID("12345678-1234-4abc-8000-000000000001"), UUID("12345678-1234-4abc-8000-000000000002")
+    backend.start(spec(one))
+    backend.start(spec(other))
+    backend.stop(one)
+    assert [listed.workspace_id for listed in backend.list_managed()] == [other]
+
+
+def test_a_failed_start_leaves_no_compute_and_the_next_succeeds(harness):
+    wanted = spec()
+    with pytest.raises(BackendError) as raised:
+        harness.broken().start(wanted)
+    assert raised.value.safe_message == "workspace start failed"
+    assert harness.backend().list_managed() == []
+    assert harness.backend().start(wanted).adopted is False
+
+
+def test_what_a_dead_worker_started_is_adopted_by_the_next(harness):
+    wanted = spec()
+    lost = harness.backend().start(wanted)  # and the worker dies before it stores the answer
+    found = harness.backend().start(wanted)
+    assert (found.adopted, found.compute_id) == (True, lost.compute_id)
+    assert len(harness.backend().list_managed()) == 1
+
+
+def test_of_racing_starts_one_creates_and_the_others_adopt(harness):
+    wanted = spec()
+    outcomes = at_once(*[lambda: harness.backend().start(wanted)] * 4)
+    assert sorted(outcome.adopted for outcome in outcomes) == [False] + [True] * 3
+    assert len({outcome.compute_id for outcome in outcomes}) == 1
+
+
+def test_racing_starts_of_two_generations_leave_the_newer(harness):
+    workspace_id = uuid4()
+    at_once(*[lambda g=g: harness.backend().start(spec(workspace_id, g)) for g in (1, 2, 1, 2)])
+    assert [one.generation for one in harness.backend().list_managed()] == [2]
+
+
+def test_a_stop_during_a_start_leaves_one_of_the_two_outcomes(harness):
+    wanted = spec()
+    started, stopped = at_once(
+        lambda: harness.backend().start(wanted), lambda: harness.backend().stop(wanted.workspace_id)
+    )
+    assert stopped is None
+    assert isinstance(started, BackendError) or started.compute_id
+    harness.backend().stop(wanted.workspace_id)
+    assert harness.backend().list_managed() == []
+
+
+def test_the_first_process_finds_its_files(harness, backend):
+    wanted = spec()
+    backend.start(wanted)
+    seen = harness.first_saw(wanted.workspace_id)
+    assert seen == {name: file.content.decode() for name, file in FILES.items()}
+
+
+def test_secrets_belong_to_the_agent_alone(harness, backend):
+    wanted = spec()
+    backend.start(wanted)
+    stored = harness.stored(wanted.workspace_id)
+    for name, file in FILES.items():
+        assert stored[name] == (harness.owner(), file.mode)
+
+
+def test_a_new_start_keeps_what_people_edited_and_renews_the_secrets(harness, backend):
+    wanted = spec()
+    backend.start(wanted)
+    assert harness.first_saw(wanted.workspace_id)["config.yaml"] == "name: seed\n"
+    files = {**FILES, ".auth_token": File(b"new", mode=0o600), "config.yaml": File(b"other", seed=True)}
+    backend.stop(wanted.workspace_id)
+    backend.start(spec(wanted.workspace_id, 2, files=files))
+    assert harness.first_saw(wanted.workspace_id)["config.yaml"] == "name: seed\n"
+    assert harness.first_saw(wanted.workspace_id)[".auth_token"] == "new"
+
+
+@pytest.mark.parametrize("name", ["../escape", "/etc/passwd", "a/../../b", ""])
+def test_files_stay_inside_the_workspace(backend, name):
+    with pytest.raises(BackendError) as raised:
+        backend.start(spec(files={name: File(b"x")}))
+    assert raised.value.error_class == "invalid_spec"
+    assert backend.list_managed() == []
+
+
+def test_a_reset_empties_the_session_and_nothing_else(harness, backend):
+    wanted = spec()
+    backend.start(wanted)
+    places = harness.mark(wanted.workspace_id)
+    backend.start(spec(wanted.workspace_id, 2))
+    assert harness.marked(wanted.workspace_id) == places
+    backend.start(spec(wanted.workspace_id, 3, reset_session=True))
+    assert harness.marked(wanted.workspace_id) == places - {"session"}
+
+
+def test_storage_goes_once_and_missing_storage_is_fine(harness, backend):
+    wanted = spec()
+    backend.start(wanted)
+    harness.mark(wanted.workspace_id)
+    backend.stop(wanted.workspace_id)
+    backend.remove_storage(wanted.workspace_id)
+    backend.remove_storage(wanted.workspace_id)
+    assert backend.list_storage() == []
+    backend.start(spec(wanted.workspace_id, 2))
+    assert harness.marked(wanted.workspace_id) == set()
+
+
+@pytest.mark.parametrize("tier", [1, 2, 3])
+def test_the_tiers_limits_are_applied(harness, backend, tier):
+    wanted = spec(tier=tier)
+    backend.start(wanted)
+    assert harness.applied(wanted.workspace_id) == harness.limits(tier)
+
+
+def test_a_dry_run_names_keys_and_creates_nothing(backend):
+    plan = backend.dry_run(spec())
+    assert plan.backend == backend.label
+    assert (plan.environment_keys, plan.files) == (["KEY", "TIER"], sorted(FILES))
+    assert (backend.list_managed(), backend.list_storage()) == ([], [])
+
+
+def test_closing_twice_is_fine(backend):
+    backend.close()
+    backend.close()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_backend_is_called_inside_a_transaction(backend):
+    with transaction.atomic(), pytest.raises(transaction.TransactionManagementError):
+        backend.stop(uuid4())
