@@ -13,6 +13,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
+from a2a.calls import ANSWER_S, Call
 from a2a.envelope import message_id, text_of
 from access.credentials import Kind, Principal
 from access.url_policy import vetted_address
@@ -30,25 +31,15 @@ from config.errors import (
     Unavailable,
 )
 from config.locks import lock_in_transaction
+from provisioning.services import wake
 from workspaces.budgets import effective_spend
 from workspaces.defaults import is_saas
-from workspaces.models import DeliveryMode, UrlSource, Workspace
+from workspaces.models import DeliveryMode, Status, UrlSource, Workspace
 from workspaces.selectors import can_communicate
 from workspaces.services import inbound_secret
 
-ANSWER_S = 1800.0  # how long an agent may think
 PENDING = "pending"
-
-
-@dataclass(frozen=True)
-class Call:
-    """Where a push-mode message goes: the stored url, the vetted address to dial (None: our own url),
-    the secret.
-    """
-
-    url: str
-    address: str | None
-    secret: str
+WAKING_S = 15  # after which a sender may ask again
 
 
 def caller_id(principal: Principal, claimed: str | None) -> UUID | None:
@@ -124,9 +115,11 @@ def is_spent(target: Workspace) -> bool:
 def call_for(target: Workspace) -> Call:
     """How to reach a push-mode workspace.
 
-    Raises Unavailable (no url), BadGateway (an address we do not call).
+    Raises Unavailable (no url, or asleep: then it is woken), BadGateway (an address we do not call).
     """
     if not target.url:
+        if wake_sleeping(target):
+            raise _waking()
         raise Unavailable("workspace has no URL", status=target.status)
     if target.url_source == UrlSource.PLATFORM:
         return Call(target.url, None, inbound_secret(target.pk))
@@ -135,6 +128,20 @@ def call_for(target: Workspace) -> Call:
     except BadRequest:
         raise BadGateway("workspace URL is not publicly routable") from None
     return Call(target.url, str(address), inbound_secret(target.pk))
+
+
+def wake_sleeping(target: Workspace) -> bool:
+    """Whether the workspace was asleep and is on its way now, whoever woke it."""
+    return target.status == Status.HIBERNATED and wake(target.pk)
+
+
+def _waking() -> Unavailable:
+    return Unavailable(
+        "workspace is waking from hibernation — retry in ~15 seconds",
+        headers={"Retry-After": str(WAKING_S)},
+        waking=True,
+        retry_after=WAKING_S,
+    )
 
 
 @transaction.atomic

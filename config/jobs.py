@@ -23,6 +23,8 @@ class Job(StrEnum):
     PROVISION = "provisioning.provision"
     RESTART_CYCLE = "provisioning.restart_cycle"
     TEARDOWN = "provisioning.teardown"
+    PROVISION_IMPORTED = "provisioning.provision_imported"
+    DELIVER_RESTART_CONTEXT = "provisioning.deliver_restart_context"
 
     LIVENESS_BACKSTOP = "liveness-backstop"
     HEALTH_SWEEP = "health-sweep"
@@ -30,6 +32,7 @@ class Job(StrEnum):
     PARKED_COMPUTE = "parked-compute"
     WORKSPACE_CLEANUP = "workspace-cleanup"
     LIFECYCLE_REQUEUE = "lifecycle-requeue"
+    RESTART_CONTEXTS = "restart-contexts"
     ACTIVITY_RETENTION = "activity-retention"
 
     QUEUE_PROBE = "queue-probe"
@@ -45,6 +48,8 @@ QUEUES: dict[Job, str] = {
     Job.PROVISION: "lifecycle",
     Job.RESTART_CYCLE: "lifecycle",
     Job.TEARDOWN: "teardown",
+    Job.PROVISION_IMPORTED: "bulk",  # hundreds at once must not stand before one restart
+    Job.DELIVER_RESTART_CONTEXT: "delegations",  # waits for an agent: never where starts wait
 }
 
 SWEEPS = "sweeps"
@@ -60,6 +65,7 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.WORKSPACE_CLEANUP: 60,
     # Four passes a minute: a start whose worker died is taken over well within the minute.
     Job.LIFECYCLE_REQUEUE: 15,
+    Job.RESTART_CONTEXTS: 15,
     Job.ACTIVITY_RETENTION: lambda: int(settings.ACTIVITY_CLEANUP_INTERVAL_HOURS) * 3600,
 }
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from types import FrameType
 from typing import NoReturn
 from uuid import UUID
@@ -20,12 +21,13 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from config.locks import try_lock
-from provisioning import ledger
+from provisioning import ledger, progress
 from provisioning.models import ProvisionRun
 
 log = structlog.get_logger(__name__)
 
 RENEW_S = 10.0  # a third of the lease: two renewals may fail
+RENEWALS_PER_BEAT = 2  # every 20 s a canvas is told that a long step still runs
 LOCK_POLL_S = 0.1
 
 
@@ -89,11 +91,15 @@ def kept_lease(run: ProvisionRun) -> Iterator[None]:
 
 def _renew(run: ProvisionRun, done: threading.Event) -> None:
     try:
-        while not done.wait(RENEW_S):
+        for renewal in count(1):
+            if done.wait(RENEW_S):
+                return
             try:
                 if not ledger.renew_lease(run):
                     log.info("lease.lost", run_id=str(run.pk))
                     return
+                if renewal % RENEWALS_PER_BEAT == 0:
+                    progress.beat(run)
             except DatabaseError as error:
                 log.warning("lease.renewal_failed", run_id=str(run.pk), error=str(error))
                 connection.close()  # the next try gets a new one

@@ -24,6 +24,7 @@ from activity.counters import count
 from config.evt import evt
 from config.jobs import Job, enqueue
 from config.states import update_returning
+from provisioning import progress
 from provisioning.backends.base import BackendError
 from provisioning.models import (
     OPEN,
@@ -66,6 +67,7 @@ def queue_run(
         requested_by=requested_by,
         due_at=Now() + FIRST_RING,
     )
+    progress.begin(wanted, progress.QUEUED)
     ProvisionRun.objects.bulk_create([wanted], ignore_conflicts=True)
     run = ProvisionRun.objects.starts().get(workspace_id=workspace.pk, generation=workspace.generation)
     ring(run)
@@ -113,7 +115,10 @@ def claim_run(run_id: UUID) -> ProvisionRun | None:
         attempts=F("attempts") + 1,
         started_at=Coalesce(F("started_at"), Now()),
     )
-    return claimed[0] if claimed else None
+    for run in claimed:
+        progress.claimed(run)
+        return run
+    return None
 
 
 def renew_lease(run: ProvisionRun) -> bool:
@@ -216,8 +221,11 @@ def _close(rows: ProvisionRunQuerySet, target: RunState, **changes: Any) -> list
             **changes,
         )
         for run in closed:
+            _close_steps(run, target)
             if target == RunState.STARTED:
                 continue
+            if target == RunState.SUCCEEDED:
+                _ring_for_context(run)
             count(
                 "molecule_provision_runs_total",
                 backend=run.backend,
@@ -236,6 +244,29 @@ def _close(rows: ProvisionRunQuerySet, target: RunState, **changes: Any) -> list
                 }
                 transaction.on_commit(partial(evt, name, fields), robust=True)
         return closed
+
+
+def _close_steps(run: ProvisionRun, target: RunState) -> None:
+    """What the outcome says of the steps: compute that runs boots, an agent that registered has booted."""
+    if run.kind == RunKind.TEARDOWN:
+        return
+    if target == RunState.STARTED:
+        progress.begin(run, progress.BOOT)
+    elif target == RunState.SUCCEEDED:
+        if not any(step["name"] == progress.BOOT for step in run.steps):
+            progress.begin(run, progress.BOOT)
+        progress.end(run, progress.OK)
+        progress.begin(run, progress.REGISTER)
+        progress.end(run, progress.OK)
+    else:
+        progress.end(run, progress.FAILED, run.error_safe or target.value)
+    ProvisionRun.objects.filter(pk=run.pk).update(steps=run.steps)
+
+
+def _ring_for_context(run: ProvisionRun) -> None:
+    """The agent is back: tell it of the restart, if there was one."""
+    if WorkspaceLifecycle.objects.with_context().filter(pk=run.workspace_id).exists():
+        enqueue(Job.DELIVER_RESTART_CONTEXT, workspace_id=run.workspace_id)
 
 
 _LOGGED = {

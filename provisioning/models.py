@@ -35,6 +35,8 @@ class RunState(models.TextChoices):
     CANCELLED = "cancelled"
 
 
+STOPS_FIRST = frozenset({RunKind.RESTART, RunKind.AUTO_RESTART, RunKind.IMAGE_REFRESH})
+IMPORT = "import"  # the trigger of starts that an import asked for: they share a few slots
 OPEN = frozenset({RunState.QUEUED, RunState.RUNNING})
 BACKEND_LABELS = ["cp", "docker", "process", "memory", "none"]
 
@@ -132,6 +134,12 @@ class ProvisionRun(models.Model):
         return f"{self.kind} {self.workspace_id} g{self.generation}"
 
 
+class WorkspaceLifecycleQuerySet(models.QuerySet["WorkspaceLifecycle"]):
+    def with_context(self) -> Self:
+        """With something to tell the agent about its restart that has neither been told nor expired."""
+        return self.filter(restart_context__isnull=False, restart_context_expires_at__gt=Now())
+
+
 class WorkspaceLifecycle(models.Model):
     """Durable state of restarts of one workspace, so that no request is lost with a process."""
 
@@ -148,11 +156,12 @@ class WorkspaceLifecycle(models.Model):
     # one.
     stop_below_generation = models.BigIntegerField(null=True)
     stop_attempts = models.IntegerField(default=0)
-    # {restart_at, ended_at, env_keys}: what the agent is told once it is back
+    # {generation, restart_at, ended_at, env_keys}: what the agent is told once it is back
     restart_context: models.JSONField[dict[str, Any] | None, dict[str, Any] | None] = models.JSONField(
         null=True
     )
     restart_context_expires_at = models.DateTimeField(null=True)
+    objects = WorkspaceLifecycleQuerySet.as_manager()
 
     class Meta:
         db_table = "workspace_lifecycle"
@@ -162,6 +171,11 @@ class WorkspaceLifecycle(models.Model):
                 "workspace",
                 name="workspace_lifecycle_stop_owed",
                 condition=Q(stop_below_generation__isnull=False),
+            ),
+            models.Index(
+                "restart_context_expires_at",
+                name="workspace_lifecycle_context",
+                condition=Q(restart_context__isnull=False),
             ),
         ]
 

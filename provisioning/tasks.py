@@ -10,11 +10,13 @@ from uuid import UUID
 from celery import shared_task
 from django.utils import timezone
 
+from a2a.system_messages import tell
 from activity.supervision import supervised
 from config.jobs import Job
 from provisioning import services
 from provisioning.leases import ToldToStop
 from provisioning.services import sweeps
+from provisioning.services.restart_contexts import ring_for_contexts
 
 
 @shared_task(name=Job.PROVISION)
@@ -23,6 +25,12 @@ def provision(run_id: str) -> None:
         services.provision(UUID(run_id))
     except ToldToStop:
         raise SystemExit from None
+
+
+@shared_task(name=Job.PROVISION_IMPORTED)
+def provision_imported(run_id: str) -> None:
+    """The same, on the queue of imports."""
+    provision(run_id)
 
 
 @shared_task(name=Job.RESTART_CYCLE)
@@ -36,6 +44,11 @@ def restart_cycle(workspace_id: str) -> None:
 @shared_task(name=Job.TEARDOWN)
 def teardown(run_id: str) -> None:
     services.teardown_run(UUID(run_id))
+
+
+@shared_task(name=Job.DELIVER_RESTART_CONTEXT)
+def deliver_restart_context(workspace_id: str) -> None:
+    services.deliver_context(UUID(workspace_id), tell)
 
 
 @shared_task(name=Job.HEALTH_SWEEP)
@@ -66,3 +79,8 @@ def workspace_cleanup() -> None:
 @shared_task(name=Job.LIFECYCLE_REQUEUE)
 def lifecycle_requeue() -> None:
     supervised(Job.LIFECYCLE_REQUEUE, lambda: sweeps.requeue(timezone.now()))
+
+
+@shared_task(name=Job.RESTART_CONTEXTS)
+def restart_contexts() -> None:
+    supervised(Job.RESTART_CONTEXTS, lambda: ring_for_contexts(timezone.now()))

@@ -12,6 +12,7 @@ from access.services.secrets import (
     save_global_secret,
     save_secret,
     secret_environment,
+    secret_keys,
     set_workspace_secret,
     store_secrets,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "save_global_secret",
     "save_secret",
     "secret_environment",
+    "secret_keys",
     "set_workspace_secret",
     "store_secrets",
     "token_hash",

@@ -181,6 +181,13 @@ def secret_environment(workspace_id: UUID) -> dict[str, str]:
     return _plain([*shared, *own])
 
 
+def secret_keys(workspace_id: UUID) -> list[str]:
+    """The names of every secret a workspace receives, sorted; nothing is decrypted."""
+    shared = GlobalSecret.objects.values_list("key", flat=True)
+    own = WorkspaceSecret.objects.filter(workspace_id=workspace_id).values_list("key", flat=True)
+    return sorted({*shared, *own})
+
+
 Row = TypeVar("Row", GlobalSecret, WorkspaceSecret)
 
 

@@ -4,7 +4,8 @@ from provisioning.dispatch import has_provisioner, provision_async
 from provisioning.ledger import finish_run
 from provisioning.services.boot_failures import report_boot_failure
 from provisioning.services.execution import provision
-from provisioning.services.parking import Result, hibernate, pause, resume
+from provisioning.services.parking import Result, hibernate, pause, resume, wake
+from provisioning.services.restart_contexts import deliver_context, is_context_pending
 from provisioning.services.restarts import (
     Trigger,
     accept_restart,
@@ -18,9 +19,11 @@ __all__ = [
     "Result",
     "Trigger",
     "accept_restart",
+    "deliver_context",
     "finish_run",
     "has_provisioner",
     "hibernate",
+    "is_context_pending",
     "pause",
     "provision",
     "provision_async",
@@ -31,4 +34,5 @@ __all__ = [
     "resume",
     "teardown",
     "teardown_run",
+    "wake",
 ]

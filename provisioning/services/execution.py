@@ -21,12 +21,12 @@ from django.db.models.functions import Coalesce, Greatest
 from django.utils import timezone
 
 from config.evt import evt
-from config.http import rfc3339
-from provisioning import dispatch, ledger
+from provisioning import dispatch, ledger, progress
 from provisioning.backends.base import BackendError, ComputeState, ErrorClass, Started
 from provisioning.leases import ToldToStop, drop_connection, kept_lease, lifecycle_turn, stoppable
-from provisioning.models import ProvisionRun, RunKind, WorkspaceLifecycle
+from provisioning.models import STOPS_FIRST, ProvisionRun, WorkspaceLifecycle
 from provisioning.preparation import mint_secrets, prepare
+from provisioning.services import restart_contexts
 from workspaces.defaults import provision_timeout_s
 from workspaces.models import ALIVE, PARKED, Status, Workspace
 from workspaces.services import transitions
@@ -35,7 +35,6 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 INTERNAL_ERROR = "internal error while provisioning"
-STOPS_FIRST = frozenset({RunKind.RESTART, RunKind.AUTO_RESTART, RunKind.IMAGE_REFRESH})
 STOP_PAUSES_S = (1.0, 2.0)  # between the tries of a stop
 PERSIST_PAUSES_S = (0.1, 0.2, 0.4)
 SERVING = ALIVE | {Status.OFFLINE}  # what a declined restart may return to
@@ -99,10 +98,12 @@ def _work(run: ProvisionRun) -> None:
 
 def _start(run: ProvisionRun) -> None:
     workspace = _owned(run)
-    if not run.steps:  # later tries must fit into the time of the first that began
-        transitions.start_clock(
-            run.workspace_id, run.generation, timedelta(seconds=provision_timeout_s(workspace.runtime))
-        )
+    if all(
+        step["name"] == progress.QUEUED for step in run.steps
+    ):  # later tries must fit into the time of the first that began
+        timeout = timedelta(seconds=provision_timeout_s(workspace.runtime))
+        transitions.start_clock(run.workspace_id, run.generation, timeout)
+        restart_contexts.start_clock(run.workspace_id, timeout)
     with _step(run, "prepare"):
         spec = prepare(workspace, run)
     try:
@@ -250,6 +251,7 @@ def _decline(run: ProvisionRun, error: BackendError) -> bool:
         )
         if row is None:
             raise Superseded
+        restart_contexts.drop_context(run.workspace_id)
         ledger.fail_run(ProvisionRun.objects.leased_by(run), error)
     evt("restart.declined", {"workspace_id": str(run.workspace_id), "reason": reason})
     return True
@@ -277,23 +279,15 @@ def _has_time(run: ProvisionRun) -> bool:
 @contextmanager
 def _step(run: ProvisionRun, name: str) -> Iterator[None]:
     """Keep the step and its time in the run, so that a reload shows how far the start has come."""
-    step = {
-        "name": name,
-        "status": "running",
-        "started_at": rfc3339(timezone.now()),
-        "duration_ms": 0,
-        "message": "",
-    }
-    run.steps = [*run.steps, step]
+    progress.begin(run, name)
     ledger.note_steps(run)
-    began = time.monotonic()
-    step["status"] = "failed"
+    status, message = progress.FAILED, ""
     try:
         yield
-        step["status"] = "ok"
+        status = progress.OK
     except BackendError as error:
-        step["message"] = error.safe_message
+        message = error.safe_message
         raise
     finally:
-        step["duration_ms"] = int((time.monotonic() - began) * 1000)
+        progress.end(run, status, message)
         ledger.note_steps(run)

@@ -107,6 +107,21 @@ def resume(workspace_id: UUID, *, cascade: bool, dry_run: bool) -> Result:
     return result
 
 
+def wake(workspace_id: UUID) -> bool:
+    """Start a hibernated workspace because somebody needs it: of any number who ask at once one does.
+
+    Whether it is on its way. Not below a paused ancestor, and not without a backend. Unlike an automatic
+    restart this is the one exit of a sleeping row.
+    """
+    if not dispatch.has_provisioner() or paused_ancestor(workspace_id):
+        return False
+    with transaction.atomic():
+        claim = transitions.claim_provisioning(workspace_id, leaving={Status.HIBERNATED})
+        if claim:
+            dispatch.provision_async(claim.workspace, kind=RunKind.WAKE, trigger="message")
+    return True
+
+
 def hibernate(workspace_id: UUID, *, force: bool) -> None:
     """Put an idle workspace to sleep. Raises what the route answers when it could not be done."""
     row = Workspace.objects.filter(pk=workspace_id, status__in=ALIVE).first()

@@ -25,6 +25,7 @@ from provisioning import dispatch, ledger
 from provisioning.leases import lifecycle_turn
 from provisioning.models import ProvisionRun, RunKind, RunState, WorkspaceLifecycle
 from provisioning.services.execution import execute_run
+from provisioning.services.restart_contexts import capture, drop_context, refresh_keys
 from workspaces.models import ALIVE, PARKED, Status, Workspace
 from workspaces.selectors import paused_ancestor
 from workspaces.services import transitions
@@ -52,7 +53,7 @@ def accept_restart(workspace_id: UUID, options: Mapping[str, Any]) -> Workspace 
         claim = transitions.claim_provisioning(workspace_id)
         if claim is None:
             return None
-        _ask(workspace_id, Trigger.EXPLICIT, "", {**options, "prior_status": claim.prior})
+        _ask(workspace_id, Trigger.EXPLICIT, "", {**options, "prior_status": claim.prior}, of=claim.workspace)
         return claim.workspace
 
 
@@ -91,10 +92,20 @@ def forget_pending(workspace_id: UUID) -> None:
     WorkspaceLifecycle.objects.filter(pk=workspace_id, restart_pending=True).update(
         restart_pending=False, pending_options={}
     )
+    drop_context(workspace_id)
 
 
-def _ask(workspace_id: UUID, trigger: Trigger, reason: str, options: Mapping[str, Any]) -> None:
-    """Set the flag, merging what was asked before, and ring. The caller has locked the workspace's row."""
+def _ask(
+    workspace_id: UUID,
+    trigger: Trigger,
+    reason: str,
+    options: Mapping[str, Any],
+    *,
+    of: Workspace | None = None,
+) -> None:
+    """Set the flag, merging what was asked before, and ring. The caller has locked the workspace's row, and
+    with `of` claimed it.
+    """
     WorkspaceLifecycle.objects.bulk_create(
         [WorkspaceLifecycle(workspace_id=workspace_id)], ignore_conflicts=True
     )
@@ -104,6 +115,8 @@ def _ask(workspace_id: UUID, trigger: Trigger, reason: str, options: Mapping[str
         evt("restart.coalesced", {"workspace_id": str(workspace_id), "trigger": trigger})
     else:
         state.pending_since, state.pending_options, state.pending_trigger = timezone.now(), {}, None
+    if of:
+        capture(state, of)
     state.restart_pending = True
     state.pending_options = _merged(state.pending_options, options)
     if not (state.pending_trigger or "").startswith(Trigger.EXPLICIT):
@@ -154,9 +167,11 @@ def _next_cycle(workspace_id: UUID) -> ProvisionRun | None:
         if not row.is_managed or row.status in PARKED:
             log.info("restart.skipped", workspace_id=str(workspace_id), status=row.status)
         elif not dispatch.has_provisioner():
+            evt("restart.pre_stop", {"workspace_id": str(workspace_id), "backend": dispatch.label()})
             dispatch.refuse(row)
         elif _is_unclaimed(row):
             kind = RunKind.RESTART if trigger.startswith(Trigger.EXPLICIT) else RunKind.AUTO_RESTART
+            refresh_keys(state)
             run = _claimed_run(row, kind, trigger, options)
         elif trigger.startswith(Trigger.REACTIVE) and row.status in ALIVE:
             log.info(
@@ -170,6 +185,7 @@ def _next_cycle(workspace_id: UUID) -> ProvisionRun | None:
             transitions.mark_failed(Workspace.objects.filter(pk=row.pk), message, leaving=Status.OFFLINE)
         elif claim := transitions.claim_provisioning(workspace_id):
             kind = RunKind.RESTART if trigger.startswith(Trigger.EXPLICIT) else RunKind.AUTO_RESTART
+            capture(state, claim.workspace)
             run = _claimed_run(claim.workspace, kind, trigger, {"prior_status": claim.prior, **options})
         if run:
             state.cycle_started_at = now

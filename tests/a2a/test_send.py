@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from a2a import views
+from a2a import calls
 from activity.models import ActivityLog
 from tests.clients import admin, agent_of, anonymous
 from tests.waiting import eventually
@@ -190,7 +190,7 @@ def test_a_repeat_of_a_message_that_is_being_answered_is_no_second_turn(agent):
 
 
 def test_an_answer_that_is_too_large_is_not_kept(agent, monkeypatch):
-    monkeypatch.setattr(views, "MAX_ANSWER_BYTES", 50)
+    monkeypatch.setattr(calls, "MAX_ANSWER_BYTES", 50)
     agent.answer = (200, {"result": "x" * 100})
     answer = say(admin(), pushed(agent))
     assert (answer.status_code, answer.json()["max_bytes"]) == (502, 50)

@@ -17,7 +17,6 @@ from tests.payloads import PAYLOADS, complaint, documented
 READERS = {"activity/events.py", "activity/hub.py", "activity/consumers.py"}
 # Names that clients know and no room emits yet. An entry is removed with its first emitter.
 AWAITED = {
-    EventType.WORKSPACE_PROVISION_PROGRESS: "starts report their steps in a later issue",
     EventType.CHANNEL_MESSAGE: "the room of the channels",
     EventType.DELEGATION_SENT: "the room of the delegations",
     EventType.DELEGATION_STATUS: "the room of the delegations",

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 
+from a2a.system_messages import tell
 from config import jobs
 from config.jobs import Job
 from provisioning import dispatch, services
@@ -50,10 +51,12 @@ class Doorbell:
         while self.rung:
             job, ids = self.rung.pop(0)
             match job:
-                case Job.PROVISION:
+                case Job.PROVISION | Job.PROVISION_IMPORTED:
                     services.provision(UUID(str(ids["run_id"])))
                 case Job.RESTART_CYCLE:
                     services.restart_cycle(UUID(str(ids["workspace_id"])))
+                case Job.DELIVER_RESTART_CONTEXT:
+                    services.deliver_context(UUID(str(ids["workspace_id"])), tell)
                 case Job.TEARDOWN:
                     services.teardown_run(UUID(str(ids["run_id"])))
 

@@ -53,8 +53,8 @@ def test_a_start_ends_online_once_its_agent_registers(backend, doorbell):
     run = run_of(row)
     assert (run.state, run.backend, run.attempts) == (RunState.STARTED, "memory", 1)
     assert run.compute_id
-    assert [step["name"] for step in run.steps] == ["prepare", "image", "create"]
-    assert {step["status"] for step in run.steps} == {"ok"}
+    assert [step["name"] for step in run.steps] == ["queued", "prepare", "image", "create", "boot"]
+    assert [step["status"] for step in run.steps] == ["ok"] * 4 + ["running"]
     row.refresh_from_db()
     assert (row.url, row.url_source) == (f"http://127.0.0.1:9/{row.pk}", "platform")
     assert register(backend.specs[0]).status_code == 200

@@ -318,7 +318,8 @@ def test_runs_are_listed_newest_first_without_what_only_operators_of_the_server_
         (1, "create", "succeeded"),
     ]
     assert not {"error_detail", "lease_owner", "options"} & set(runs[0])
-    assert [step["name"] for step in runs[0]["steps"]] == ["prepare", "image", "stop_old", "create"]
+    begun = ["queued", "prepare", "image", "stop_old", "create", "boot"]
+    assert [step["name"] for step in runs[0]["steps"]] == begun
 
 
 def test_a_start_that_waits_for_a_stop_is_rung_for_when_it_ends(backend, doorbell):

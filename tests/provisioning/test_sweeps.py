@@ -17,6 +17,7 @@ from provisioning import ledger, services, tasks
 from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.models import ProvisionRun, RunState, WorkspaceLifecycle
 from provisioning.services import execution, parking, sweeps
+from provisioning.services.restart_contexts import ring_for_contexts
 from tests.conftest import at_once
 from tests.provisioning.conftest import heartbeat, queued, register, run_of, running, status_of
 from tests.workspaces.factories import WorkspaceFactory
@@ -396,6 +397,7 @@ SWEEPS = [
     sweeps.stop_parked,
     sweeps.clean_up,
     sweeps.requeue,
+    ring_for_contexts,
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q
 
-from provisioning import ledger
+from provisioning import ledger, progress
 from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.models import ProvisionRun, RunState, WorkspaceLifecycle
 from provisioning.services.sweeps.rows import BATCH, each
@@ -55,7 +55,8 @@ def _time_out(row: Workspace, now: datetime, *, others_start: bool) -> bool:
             "look at its log and at its network path to this server"
         )
     else:
-        slowest = max(run.steps, key=lambda step: step["duration_ms"], default=None) if run else None
+        steps = [step for step in run.steps if step["name"] != progress.QUEUED] if run else []
+        slowest = max(steps, key=lambda step: step["duration_ms"], default=None)
         hint = f" (slowest step: {slowest['name']})" if slowest else ""
         message = f"the workspace's compute did not start within {seconds} s{hint}"
     fenced = Workspace.objects.at(row.pk, row.generation).filter(_overdue(now))
