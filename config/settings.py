@@ -279,7 +279,7 @@ IMAGE_AUTO_REFRESH: bool = env.truth(
     "IMAGE_AUTO_REFRESH", help="watch the registry, and restart workspaces whose image has moved"
 )
 
-# --- Compute on EC2 (docs/reference/provisioning.md)
+# --- Compute on EC2 (docs/reference/ec2.md)
 # -------------------------------------------------------------------------
 AWS_REGION: str = env.text("AWS_REGION", default="us-east-2", help="region of the instances")
 AWS_ACCESS_KEY_ID: str = env.text(

@@ -6,10 +6,11 @@ class ProvisioningConfig(AppConfig):
 
     def ready(self) -> None:
         from access import hooks as access_hooks
-        from provisioning import checks  # noqa: F401
+        from provisioning import checks, dispatch  # noqa: F401
         from provisioning.ledger import finish_run
-        from provisioning.services import restart_for_secret
-        from workspaces import hooks
+        from provisioning.services import consume_boot_bundle, restart_for_secret
+        from workspaces import defaults, hooks
 
-        hooks.came_online.append(finish_run)
+        defaults.instances_wired = dispatch.rents_machines
+        hooks.came_online += [finish_run, consume_boot_bundle]
         access_hooks.secret_changed.append(restart_for_secret)

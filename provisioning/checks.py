@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Warning, register
 
 from config.posture import is_production
+from provisioning import dispatch
 
-KNOWN = ("auto", "process", "none")
-NOT_YET = ("ec2", "docker")
+KNOWN = ("auto", "ec2", "process", "none")
+NOT_YET = ("docker",)
 
 
 @register
@@ -28,6 +29,30 @@ def provisioner_is_usable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
         hint = "Agents would run under the server's own account. Use another PROVISIONER in production."
         return [Error("PROVISIONER=process is refused in production.", hint=hint, id="provisioning.E003")]
     return []
+
+
+@register
+def instances_can_be_made(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Asked where instances are wanted: by name, or because this is a tenant's server."""
+    chosen = settings.PROVISIONER
+    if chosen == "ec2":
+        kind: type[Error | Warning] = Error
+    elif chosen == "auto" and settings.MOLECULE_ORG_ID:
+        kind = Warning  # external workspaces work without
+    else:
+        return []
+    found: list[CheckMessage] = [
+        kind(
+            f"{name} is empty, and instances cannot be made without.",
+            hint="docs/operations/ec2.md says what to put there.",
+            id="provisioning.E006" if kind is Error else "provisioning.W001",
+        )
+        for name in dispatch.missing_machine_settings()
+    ]
+    if settings.EC2_DATA_VOLUME_GB:
+        text = "EC2_DATA_VOLUME_GB is set, but this release has no data volumes."
+        found.append(Error(text, hint="Leave it at 0.", id="provisioning.E007"))
+    return found
 
 
 @register

@@ -30,8 +30,9 @@ from provisioning.backends.base import (
     StartSpec,
     Storage,
 )
+from provisioning.backends.ec2 import Ec2Backend, missing_settings
 from provisioning.backends.process import ProcessBackend
-from provisioning.ledger import queue_run
+from provisioning.ledger import queue_run, recorded_compute
 from provisioning.models import RunKind
 from workspaces.models import Workspace
 from workspaces.services import transitions
@@ -67,6 +68,16 @@ def label() -> str:
     """The backend's name in logs and in the ledger."""
     backend = _chosen()
     return backend.label if backend else "none"
+
+
+def rents_machines() -> bool:
+    """Whether each workspace has a machine of its own: what `workspaces.defaults` asks."""
+    return label() == Ec2Backend.label
+
+
+def missing_machine_settings() -> list[str]:
+    """The names of the settings without which no machine can be made."""
+    return missing_settings()
 
 
 def provision_async(
@@ -162,6 +173,12 @@ def dry_run(spec: StartSpec) -> Plan:
     return _backend().dry_run(spec)
 
 
+def finish_boot(workspace_id: UUID) -> None:
+    """Take away what only a booting machine needs. Raises BackendError."""
+    if has_provisioner():
+        _backend().finish_boot(workspace_id)
+
+
 def logs(workspace_id: UUID, tail: int) -> str:
     """The last `tail` lines of the workspace's output. Raises BackendError."""
     return _backend().logs(workspace_id, tail)
@@ -215,12 +232,17 @@ def _by_settings() -> Backend | None:
 def _for_this_machine() -> str:
     """What `auto` means here: instances for a tenant, else containers where an engine answers."""
     if settings.MOLECULE_ORG_ID:
-        log.error("provisioner.none", reason="MOLECULE_ORG_ID is set, but this release has no EC2 backend")
+        if missing := missing_settings():
+            log.error("provisioner.none", reason=f"MOLECULE_ORG_ID is set, but not {', '.join(missing)}")
+            return "none"
+        return "ec2"
     return "none"
 
 
 def _made(chosen: str) -> Backend | None:
     match chosen:
+        case "ec2":
+            return Ec2Backend.from_settings(recorded=recorded_compute)
         case "process":
             root = Path(settings.DATA_DIR) / "workspaces"
             return ProcessBackend(root=root, instance_id=settings.INSTANCE_ID, cwd=settings.BASE_DIR)

@@ -11,7 +11,7 @@ import os
 import random
 import socket
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,7 +25,7 @@ from config.evt import evt
 from config.jobs import Job, enqueue
 from config.states import update_returning
 from provisioning import progress
-from provisioning.backends.base import BackendError
+from provisioning.backends.base import BackendError, Compute, ComputeState, ErrorClass
 from provisioning.models import (
     OPEN,
     RUNS,
@@ -41,7 +41,9 @@ LEASE = timedelta(seconds=30)
 FIRST_RING = timedelta(seconds=20)  # the message sent with the row has had its chance by then
 RING_AGAIN = timedelta(seconds=60)
 MAX_ATTEMPTS = 5
+CAPACITY_ATTEMPTS, CAPACITY_WAIT_S = 3, 30.0  # room comes back later than a network does, or not at all
 RETRY_FIRST_S, RETRY_LIMIT_S = 2, 60
+RECORDED = 3  # starts whose compute a stop looks at by id
 
 
 def queue_run(
@@ -145,17 +147,56 @@ def hand_back(run: ProvisionRun, *, error: BackendError | None = None, wait_s: f
     )
 
 
+def tries_after(error: BackendError) -> tuple[int, float | None]:
+    """How many tries a start has whose last one ended with a passing `error`, and the seconds to the next
+    (None: doubling).
+    """
+    if error.error_class == ErrorClass.CAPACITY:
+        return CAPACITY_ATTEMPTS, CAPACITY_WAIT_S
+    return MAX_ATTEMPTS, None
+
+
 def _spread(limit_s: float) -> float:
     return random.uniform(0, limit_s)  # noqa: S311  (jitter)
 
 
+@transaction.atomic
 def note_steps(run: ProvisionRun) -> None:
-    ProvisionRun.objects.leased_by(run).update(steps=run.steps)
+    """Store the steps of the worker that holds `run`; what its machine told meanwhile stays."""
+    stored = ProvisionRun.objects.leased_by(run).select_for_update(of=("self",)).first()
+    if stored:
+        run.steps = progress.joined(run.steps, stored.steps)
+        ProvisionRun.objects.filter(pk=run.pk).update(steps=run.steps)
+
+
+@transaction.atomic
+def note_phase(workspace_id: UUID, generation: int, phase: str, message: str) -> None:
+    """Store, and tell, how far the machine of a start has come."""
+    runs = ProvisionRun.objects.starts().filter(workspace_id=workspace_id, generation=generation)
+    run = runs.select_for_update(of=("self",)).first()
+    if run:
+        progress.machine_told(run, phase, message)
+        ProvisionRun.objects.filter(pk=run.pk).update(steps=run.steps)
 
 
 def note_compute(run: ProvisionRun, compute_id: str) -> None:
     """What was started is never forgotten: the one write without a fence."""
     ProvisionRun.objects.filter(pk=run.pk).update(compute_id=compute_id)
+
+
+def recorded_compute(workspace_id: UUID) -> list[Compute]:
+    """What the newest starts of a workspace are known to have made, newest first: ids that a provider's own
+    list may not show yet. `started_at` is when the start ended.
+    """
+    rows = ProvisionRun.objects.starts().filter(workspace_id=workspace_id, compute_id__isnull=False)
+    return [
+        Compute(workspace_id, str(run.compute_id), run.generation, ComputeState.UNKNOWN, _ended(run))
+        for run in rows.order_by("-generation")[:RECORDED]
+    ]
+
+
+def _ended(run: ProvisionRun) -> datetime | None:
+    return run.finished_at or run.started_at
 
 
 def mark_run_started(run: ProvisionRun, status: str) -> None:

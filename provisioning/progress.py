@@ -18,6 +18,9 @@ from provisioning.models import STOPS_FIRST, ProvisionRun, RunKind
 QUEUED, BOOT, REGISTER = "queued", "boot", "register"
 STEPS = (QUEUED, "prepare", "image", "stop_old", "create", BOOT, REGISTER)
 RUNNING, OK, FAILED = "running", "ok", "failed"
+# What a machine of its own tells while it boots; in the run's steps too, each of them over when it is told.
+CRASHED = "crashed"
+PHASES = ("cloud_init", "docker_ready", "config_fetched", "image_pulled", "container_started", CRASHED)
 
 
 def planned(kind: str) -> list[str]:
@@ -52,6 +55,25 @@ def claimed(run: ProvisionRun) -> None:
         end(run, FAILED, "the worker was lost; another one goes on")
     else:
         end(run, OK)
+
+
+def machine_told(run: ProvisionRun, phase: str, message: str) -> None:
+    """Add a machine's phase to `run`, which the caller stores, and tell of it as the news of the boot."""
+    step = {**begun(phase), "status": FAILED if phase == CRASHED else OK, "message": message}
+    run.steps = joined(run.steps, [*run.steps, step])
+    booting = _running(run)
+    if booting is not None and booting["name"] == BOOT:
+        booting["message"] = phase
+        _tell(run, booting)
+
+
+def joined(own: list[dict[str, Any]], stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The server's steps of `own` with the machine's of `stored`, which stand before the step under way."""
+    told = [step for step in stored if step["name"] in PHASES]
+    ours = [step for step in own if step["name"] not in PHASES]
+    if ours and ours[-1]["status"] == RUNNING:
+        return [*ours[:-1], *told, ours[-1]]
+    return [*ours, *told]
 
 
 def beat(run: ProvisionRun) -> None:

@@ -8,12 +8,19 @@ from rest_framework import serializers
 
 from config.fields import Log
 from provisioning.models import ProvisionRun
+from provisioning.progress import PHASES
 
 
 class BootFailureInput(serializers.Serializer[Any]):
     error_text = "invalid request body"
     error = Log(required=False, allow_null=True)
     log_tail = Log(required=False, allow_null=True)
+
+
+class BootEventInput(serializers.Serializer[Any]):
+    phase = serializers.ChoiceField(PHASES, error_messages=dict.fromkeys(
+        ["required", "invalid_choice", "null"], f"phase must be one of {', '.join(PHASES)}"))  # fmt: skip
+    message = Log(required=False, allow_null=True)
 
 
 class RunOutput(serializers.ModelSerializer[ProvisionRun]):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from django.urls import path
 
 from access.permissions import AdminAccess, WorkspaceAccess
-from provisioning.views import BootFailure, BootViewSet
+from provisioning.permissions import BootAccess
+from provisioning.views import BootFailure, BootView, BootViewSet
 from provisioning.views import LifecycleViewSet as View
 
 _ACCESS = {"permission_classes": [WorkspaceAccess]}
 _ADMIN = {"permission_classes": [AdminAccess]}
+_BOOT = {"permission_classes": [BootAccess]}
 
 urlpatterns = [
     path("workspaces/<workspace_id>/restart", View.as_view({"post": "restart"}, **_ACCESS)),
@@ -19,6 +21,8 @@ urlpatterns = [
     path("workspaces/<workspace_id>/provision-runs", View.as_view({"get": "runs"}, **_ACCESS)),
     path("workspaces/<workspace_id>/console", BootViewSet.as_view({"get": "console"}, **_ADMIN)),
     path("workspaces/<workspace_id>/boot-log", BootViewSet.as_view({"get": "log"}, **_ADMIN)),
+    path("internal/workspaces/boot-config", BootView.as_view({"get": "config"}, **_BOOT)),
+    path("internal/workspaces/boot-events", BootView.as_view({"post": "event"}, **_BOOT)),
     path(
         "admin/workspaces/<workspace_id>/bootstrap-failed", BootFailure.as_view({"post": "create"}, **_ADMIN)
     ),

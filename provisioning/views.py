@@ -14,7 +14,8 @@ from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
 from access.permissions import path_workspace
-from activity.redaction import redacted
+from access.windows import Limit, spend
+from activity.redaction import redacted, storable
 from config.errors import (
     BadGateway,
     BadRequest,
@@ -26,9 +27,9 @@ from config.errors import (
 )
 from config.http import parsed
 from provisioning import dispatch, services
-from provisioning.backends.base import BackendError, Unsupported
-from provisioning.models import ProvisionRun
-from provisioning.serializers import BootFailureInput, RunOutput
+from provisioning.backends.base import BackendError, FileError, Unsupported
+from provisioning.models import BootBundle, ProvisionRun
+from provisioning.serializers import BootEventInput, BootFailureInput, RunOutput
 from workspaces.models import Workspace
 from workspaces.selectors import paused_ancestor
 from workspaces.views import WorkspaceViewSet
@@ -39,6 +40,7 @@ DEFAULT_TAIL, MAX_TAIL = 200, 2000
 _SOURCES = {"cp": "ec2"}  # as the wire calls a backend's label
 STORED_CONFIG = "existing-volume"  # a plain restart reuses what the workspace has stored
 RUNS_SHOWN = 20
+BOOT_CALLS = 10  # per boot token, route and minute
 EXTERNAL_NOTE = "external workspaces run elsewhere; restart the agent where it runs"
 
 
@@ -83,7 +85,19 @@ class BootViewSet(WorkspaceViewSet):
     """What operators read of a workspace's machine or process."""
 
     def console(self, request: Request, **kwargs: Any) -> Response:
-        raise NotImplementedHere("console output unavailable on this deployment (no control plane)")
+        if not dispatch.offers("console"):
+            raise NotImplementedHere("console output unavailable on this deployment (no control plane)")
+        try:
+            output = dispatch.console(self.workspace.pk)
+        except FileError:
+            raise NotFound("this workspace has no machine") from None
+        except BackendError as error:
+            logger.warning("console.failed", workspace_id=str(self.workspace.pk), error=error.detail)
+            raise BadGateway("the machine's console could not be read") from None
+        shown = {"output": redacted(storable(output))[0]}
+        if self.workspace.instance_id:
+            shown["instance_id"] = self.workspace.instance_id
+        return Response(shown)
 
     def log(self, request: Request, **kwargs: Any) -> Response:
         if not self.workspace.is_managed:
@@ -94,12 +108,33 @@ class BootViewSet(WorkspaceViewSet):
             output = dispatch.logs(self.workspace.pk, _tail(request))
         except Unsupported:
             raise NotImplementedHere("boot log unavailable on this deployment") from None
+        except FileError:
+            raise NotFound("this workspace has no machine") from None
         except BackendError as error:
             logger.warning("boot_log.failed", workspace_id=str(self.workspace.pk), error=error.detail)
             raise BadGateway("the workspace's log could not be read") from None
         return Response(
             {"source": _SOURCES.get(dispatch.label(), dispatch.label()), "output": redacted(output)[0]}
         )
+
+
+class BootView(ViewSet):
+    """What a machine asks and tells while it boots; `bundle` is set by the auth class."""
+
+    bundle: BootBundle
+
+    def config(self, request: Request, **kwargs: Any) -> Response:
+        self._spend("boot-config")
+        return Response(services.boot_config(self.bundle), headers={"Cache-Control": "no-store"})
+
+    def event(self, request: Request, **kwargs: Any) -> Response:
+        self._spend("boot-events")
+        given = parsed(BootEventInput, request)
+        services.note_phase(self.bundle, given["phase"], given.get("message") or "")
+        return Response({"ok": True})
+
+    def _spend(self, scope: str) -> None:
+        spend(Limit(scope, BOOT_CALLS, 60), f"{self.bundle.workspace_id}:{self.bundle.generation}")
 
 
 class BootFailure(ViewSet):

@@ -6,6 +6,8 @@ Source: docs/reference/provisioning.md, Defaults.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 from django.conf import settings
 
@@ -35,8 +37,13 @@ _ANY_MODEL = "anthropic:claude-opus-4-7"
 _TIMEOUTS_S = {"hermes": 1800}
 _ANY_TIMEOUT_S = 600
 
-# Whether compute runs on instances of a cloud account; the dispatcher of compute sets it when it wires one.
-instances_wired = False
+
+def _no_instances() -> bool:
+    return False
+
+
+# Whether compute runs on instances of a cloud account; the room that dispatches compute answers it.
+instances_wired: Callable[[], bool] = _no_instances
 
 
 def is_saas() -> bool:
@@ -48,7 +55,7 @@ def is_saas() -> bool:
         if mode != "saas" and mode not in _NOT_SAAS:
             log.warning("deploy_mode.unknown", mode=mode, read_as="self-hosted")
         return mode == "saas"
-    return instances_wired or bool(settings.MOLECULE_ORG_ID)
+    return bool(settings.MOLECULE_ORG_ID) or instances_wired()
 
 
 def default_tier() -> int:

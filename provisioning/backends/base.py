@@ -132,6 +132,7 @@ class Started:
     state: ComputeState
     adopted: bool = False
     instance_id: str | None = None  # a machine of its own, where the backend rents one per workspace
+    left_behind: bool = False  # compute of an older generation would not stop: its stop is owed
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,9 @@ class Backend(Protocol):
     def refresh_image(self, runtime: str) -> ImageInfo:
         """Fetch the newest image of a runtime for starts to come (image_cache); stops nothing."""
 
+    def finish_boot(self, workspace_id: UUID) -> None:
+        """The agent has called: take away what only a booting machine needs (boot_bundle). Idempotent."""
+
     def logs(self, workspace_id: UUID, tail: int) -> str:
         """The last `tail` lines (logs)."""
 
@@ -244,6 +248,9 @@ class Bare:
 
     def refresh_image(self, runtime: str) -> ImageInfo:
         raise Unsupported("images")
+
+    def finish_boot(self, workspace_id: UUID) -> None:
+        pass
 
     def logs(self, workspace_id: UUID, tail: int) -> str:
         raise Unsupported("log")

@@ -2,6 +2,7 @@
 
 from provisioning.dispatch import has_provisioner, provision_async
 from provisioning.ledger import finish_run
+from provisioning.services.boot_bundles import boot_config, consume_boot_bundle, note_phase
 from provisioning.services.boot_failures import report_boot_failure
 from provisioning.services.execution import provision
 from provisioning.services.parking import Result, hibernate, pause, resume, wake
@@ -19,11 +20,14 @@ __all__ = [
     "Result",
     "Trigger",
     "accept_restart",
+    "boot_config",
+    "consume_boot_bundle",
     "deliver_context",
     "finish_run",
     "has_provisioner",
     "hibernate",
     "is_context_pending",
+    "note_phase",
     "pause",
     "provision",
     "provision_async",

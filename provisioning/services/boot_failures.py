@@ -25,8 +25,12 @@ NO_REASON = "bootstrap failed — see log_tail"
 SOURCE = "bootstrap_watcher"
 
 
-def report_boot_failure(*, workspace_id: UUID, error: str, log_tail: str) -> bool:
-    """Fail a start in flight, with its reason and the end of its log; False when none is: nothing changes.
+def report_boot_failure(
+    *, workspace_id: UUID, error: str, log_tail: str, generation: int | None = None
+) -> bool:
+    """Fail a start in flight (of this generation), with its reason and the end of its log.
+
+    False when none is: nothing changes.
 
     Credentials are taken out before anything is cut, so that no half of one is left unrecognised.
     """
@@ -40,7 +44,10 @@ def report_boot_failure(*, workspace_id: UUID, error: str, log_tail: str) -> boo
         "source": SOURCE,
     }
     with failing_as("db update failed"), transaction.atomic():
-        failed = transitions.mark_failed(Workspace.objects.filter(pk=workspace_id), stored, **shown)
+        rows = Workspace.objects.filter(pk=workspace_id)
+        if generation is not None:
+            rows = rows.filter(generation=generation)
+        failed = transitions.mark_failed(rows, stored, **shown)
         for row in failed:
             runs = ProvisionRun.objects.starts().filter(workspace_id=row.pk, generation=row.generation)
             ledger.fail_run(runs, BackendError(ErrorClass.BOOT_FAILED, reason, detail=stored))

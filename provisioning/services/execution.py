@@ -27,6 +27,7 @@ from provisioning.leases import ToldToStop, drop_connection, kept_lease, lifecyc
 from provisioning.models import STOPS_FIRST, ProvisionRun, WorkspaceLifecycle
 from provisioning.preparation import mint_secrets, prepare
 from provisioning.services import restart_contexts
+from provisioning.services.boot_bundles import boot_token
 from workspaces.defaults import provision_timeout_s
 from workspaces.models import ALIVE, PARKED, Status, Workspace
 from workspaces.services import transitions
@@ -120,8 +121,13 @@ def _start(run: ProvisionRun) -> None:
         _owned(run)
     with _step(run, "create"):
         secrets = mint_secrets(run.workspace_id, run.generation)
-        started = dispatch.start(replace(spec, image=image.reference, files={**spec.files, **secrets}))
+        complete = replace(spec, image=image.reference, files={**spec.files, **secrets})
+        if dispatch.offers("boot_bundle"):
+            complete = replace(complete, boot_token=boot_token(complete))
+        started = dispatch.start(complete)
     _persist(lambda: ledger.note_compute(run, started.compute_id), started)
+    if started.left_behind:
+        _leave_behind(run, "an older machine would not stop")
     if started.adopted:
         evt("provision.adopted", {"workspace_id": str(run.workspace_id), "compute_id": started.compute_id})
     _store(run, started, image.digest)
@@ -146,12 +152,17 @@ def _stop_old(run: ProvisionRun) -> None:
     try:
         stop_with_retry(run.workspace_id, below_generation=run.generation)
     except BackendError as error:
-        source = f"restart:{run.trigger or run.kind}"
-        log.warning("LEAK-SUSPECT", workspace_id=str(run.workspace_id), source=source,
-                    attempts=len(STOP_PAUSES_S) + 1, last_err=error.detail or error.safe_message)  # fmt: skip
         evt("restart.stop_exhausted", {"workspace_id": str(run.workspace_id), "backend": dispatch.label()})
-        owe_stop(run.workspace_id, run.generation)
+        _leave_behind(run, error.detail or error.safe_message, attempts=len(STOP_PAUSES_S) + 1)
     transitions.clear_address(run.workspace_id, run.generation)
+
+
+def _leave_behind(run: ProvisionRun, error: str, *, attempts: int = 1) -> None:
+    """Go on beside compute of an older generation; its stop is owed from now on."""
+    source = f"{'restart' if run.kind in STOPS_FIRST else 'start'}:{run.trigger or run.kind}"
+    log.warning("LEAK-SUSPECT", workspace_id=str(run.workspace_id), source=source,
+                attempts=attempts, last_err=error)  # fmt: skip
+    owe_stop(run.workspace_id, run.generation)
 
 
 def stop_with_retry(workspace_id: UUID, *, below_generation: int | None) -> None:
@@ -261,8 +272,9 @@ def _settle(run: ProvisionRun, error: BackendError) -> None:
     """Another try later, or the end: run and workspace failed in one transaction."""
     log.warning("run.error", run_id=str(run.pk), workspace_id=str(run.workspace_id),
                 error_class=error.error_class, error=error.safe_message, detail=error.detail)  # fmt: skip
-    if error.retryable and run.attempts < ledger.MAX_ATTEMPTS and _has_time(run):
-        ledger.hand_back(run, error=error)
+    tries, wait_s = ledger.tries_after(error)
+    if error.retryable and run.attempts < tries and _has_time(run):
+        ledger.hand_back(run, error=error, wait_s=wait_s)
         return
     with transaction.atomic():
         rows = Workspace.objects.at(run.workspace_id, run.generation)

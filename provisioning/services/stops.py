@@ -14,6 +14,7 @@ from enum import StrEnum
 from uuid import UUID
 
 import structlog
+from django.db import connection
 
 from config.locks import outside_transaction
 from provisioning import dispatch, ledger
@@ -41,8 +42,7 @@ def stop_all(
 ) -> Iterator[tuple[UUID, Outcome]]:
     """Stop each workspace's compute below the given generation (None: all) and yield outcomes as they come.
 
-    `then` runs under the workspace's lock once its compute is gone; its failure is a FAILED outcome. The
-    threads make no database query, so that none of them keeps a connection.
+    `then` runs under the workspace's lock once its compute is gone; its failure is a FAILED outcome.
     """
     outside_transaction()
     wanted = list(below)
@@ -76,13 +76,16 @@ def _stop(
     workspace_id: UUID, bound: int | None, deadline: float, then: Callable[[UUID], None] | None
 ) -> Outcome:
     wait_s = max(0.0, min(LOCK_WAIT_S, deadline - time.monotonic()))
-    with lifecycle_lock(workspace_id, wait_s=wait_s) as mine:
-        if not mine:
-            return Outcome.BUSY
-        stop_with_retry(workspace_id, below_generation=bound)
-        if then:
-            then(workspace_id)
-        return Outcome.STOPPED
+    try:
+        with lifecycle_lock(workspace_id, wait_s=wait_s) as mine:
+            if not mine:
+                return Outcome.BUSY
+            stop_with_retry(workspace_id, below_generation=bound)
+            if then:
+                then(workspace_id)
+            return Outcome.STOPPED
+    finally:
+        connection.close()  # the backend may have asked the ledger
 
 
 def _outcome(future: Future[Outcome]) -> Outcome:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -19,6 +19,7 @@ from provisioning.backends.memory import InMemoryBackend
 from provisioning.models import ProvisionRun
 from tests.clients import Api
 from tests.conftest import at_once
+from tests.provisioning.ec2_cloud import REGION, Cloud, moto_server
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace
 
@@ -36,6 +37,34 @@ def no_backend() -> Iterator[None]:
     dispatch.wire(None)
     yield
     dispatch.choose_again()
+
+
+@pytest.fixture(scope="session")
+def cloud_account() -> Iterator[Cloud]:
+    with moto_server() as port:
+        account = Cloud(port)
+        yield account
+        account.close()
+
+
+@pytest.fixture
+def cloud(cloud_account: Cloud) -> Iterator[Cloud]:
+    """An empty account of a cloud provider, reached through a proxy that sees and disturbs every call."""
+    cloud_account.forget()
+    yield cloud_account
+    cloud_account.forget()
+
+
+@pytest.fixture
+def ec2_settings(settings: Any, cloud: Cloud) -> Any:
+    """This deployment is a tenant's, with everything that instances need."""
+    settings.PROVISIONER, settings.MOLECULE_ORG_ID = "auto", ""
+    settings.INSTANCE_ID = f"test-{uuid4().hex[:12]}"
+    settings.AWS_REGION, settings.EC2_ENDPOINT_URL = REGION, cloud.url
+    settings.AWS_ACCESS_KEY_ID = settings.AWS_SECRET_ACCESS_KEY = "test"
+    settings.EC2_AMI_ID = cloud.ami
+    settings.EC2_SUBNET_IDS, settings.EC2_SECURITY_GROUP_IDS = cloud.subnets[:2], [cloud.group]
+    return settings
 
 
 class Doorbell:

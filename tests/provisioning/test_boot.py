@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from activity.models import StructureEvent
-from provisioning.backends.base import BackendError, ErrorClass, Unsupported
+from provisioning.backends.base import BackendError, ErrorClass, FileError, FileProblem, Unsupported
 from provisioning.models import RunState
 from provisioning.services.boot_failures import end_of
 from tests.clients import admin, agent_of, anonymous
@@ -218,3 +218,30 @@ def test_a_log_that_cannot_be_read_is_told_apart(backend, monkeypatch, error, st
 def test_there_is_no_boot_log_without_a_backend_or_of_an_external_workspace(no_backend):
     assert admin().get(f"/workspaces/{WorkspaceFactory().pk}/boot-log").status_code == 501
     assert admin().get(f"/workspaces/{WorkspaceFactory(runtime='external').pk}/boot-log").status_code == 404
+
+
+def test_the_console_is_the_machines_without_credentials(backend, monkeypatch):
+    monkeypatch.setattr(backend, "capabilities", backend.capabilities | {"console"})
+    row = WorkspaceFactory(instance_id="i-1")
+    outputs: deque[Any] = deque(
+        [
+            "RUNTIME CRASHED\nGITHUB_TOKEN=abc\x00",
+            FileError(FileProblem.MISSING, "no machine"),
+            BackendError(ErrorClass.TRANSIENT, "x", detail="arn:aws"),
+        ]
+    )
+
+    def console(workspace_id: Any) -> str:
+        assert workspace_id == row.pk
+        if isinstance(output := outputs.popleft(), Exception):
+            raise output
+        return output
+
+    monkeypatch.setattr(backend, "console", console)
+    answer = admin().get(f"/workspaces/{row.pk}/console")
+    text = "RUNTIME CRASHED\n[REDACTED:TOKEN]"
+    assert (answer.status_code, answer.json()) == (200, {"output": text, "instance_id": "i-1"})
+    answer = admin().get(f"/workspaces/{row.pk}/console")
+    assert (answer.status_code, answer.json()) == (404, {"error": "this workspace has no machine"})
+    answer = admin().get(f"/workspaces/{row.pk}/console")
+    assert (answer.status_code, answer.json()) == (502, {"error": "the machine's console could not be read"})

@@ -86,12 +86,49 @@ def test_the_settings_choose_the_backend(settings, tmp_path, setting, label):
     dispatch.choose_again()
 
 
-def test_a_tenant_without_its_cloud_backend_gets_none(settings, caplog):
+def test_a_tenant_whose_cloud_is_not_described_gets_none(settings, caplog):
+    """Never containers on a machine that tenants share."""
     settings.PROVISIONER, settings.MOLECULE_ORG_ID = "auto", "org"
+    settings.EC2_AMI_ID, settings.EC2_SUBNET_IDS, settings.EC2_SECURITY_GROUP_IDS = "ami-1", [], ["sg-1"]
     dispatch.choose_again()
     assert not dispatch.has_provisioner()
-    assert "no EC2 backend" in caplog.text
+    (record,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert "EC2_SUBNET_IDS" in record.getMessage()
+    assert "EC2_AMI_ID" not in record.getMessage()
     dispatch.choose_again()
+
+
+@pytest.mark.parametrize(("provisioner", "org"), [("auto", "org"), ("ec2", "")])
+def test_instances_are_wired_for_a_tenant_or_by_name(settings, provisioner, org):
+    settings.PROVISIONER, settings.MOLECULE_ORG_ID = provisioner, org
+    settings.EC2_AMI_ID, settings.EC2_SUBNET_IDS, settings.EC2_SECURITY_GROUP_IDS = "ami-1", ["s"], ["g"]
+    dispatch.choose_again()
+    assert dispatch.label() == "cp"
+    assert dispatch.offers("boot_bundle")
+    assert defaults.is_saas()
+    assert defaults.default_tier() == 4
+    settings.MOLECULE_ORG_ID, settings.PROVISIONER = "", "process"
+    dispatch.choose_again()
+    assert not defaults.is_saas()
+    dispatch.choose_again()
+
+
+@pytest.mark.parametrize(
+    ("provisioner", "org", "found"),
+    [
+        ("ec2", "", ["provisioning.E006"] * 2),
+        ("auto", "org", ["provisioning.W001"] * 2),
+        ("auto", "", []),
+        ("process", "org", []),
+    ],
+)
+def test_settings_that_instances_need_are_named_at_boot(settings, provisioner, org, found):
+    settings.PROVISIONER, settings.MOLECULE_ORG_ID = provisioner, org
+    settings.EC2_AMI_ID, settings.EC2_SUBNET_IDS, settings.EC2_SECURITY_GROUP_IDS = "ami-1", [], []
+    messages = checks.instances_can_be_made(None)
+    assert [message.id for message in messages] == found
+    settings.EC2_SUBNET_IDS, settings.EC2_SECURITY_GROUP_IDS, settings.EC2_DATA_VOLUME_GB = ["s"], ["g"], 8
+    assert [one.id for one in checks.instances_can_be_made(None)] == ["provisioning.E007"][: len(found)]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +138,7 @@ def test_a_tenant_without_its_cloud_backend_gets_none(settings, caplog):
         ("process", "production", ["provisioning.E003"]),
         ("auto", "production", []),
         ("docker", "", ["provisioning.E001"]),
-        ("ec2", "production", ["provisioning.E001"]),
+        ("ec2", "production", []),
         ("kubernetes", "", ["provisioning.E002"]),
     ],
 )
@@ -133,7 +170,7 @@ def test_a_debounce_shorter_than_the_health_check_is_refused(settings):
 )  # fmt: skip
 def test_the_deploy_mode_decides_the_default_tier(settings, monkeypatch, mode, org, wired, is_saas):
     settings.MOLECULE_DEPLOY_MODE, settings.MOLECULE_ORG_ID = mode, org
-    monkeypatch.setattr(defaults, "instances_wired", wired)
+    monkeypatch.setattr(defaults, "instances_wired", lambda: wired)
     assert defaults.is_saas() is is_saas
     assert defaults.default_tier() == (4 if is_saas else 3)
 

@@ -1,13 +1,15 @@
-"""What removed workspaces still owe, and history that nobody needs."""
+"""What removed workspaces and booted machines still owe, and history that nobody needs."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
 from django.db.models import Exists, OuterRef, Q
+from django.db.models.functions import Now
 
 from provisioning import dispatch, ledger
-from provisioning.models import OPEN, ProvisionRun, RunKind
+from provisioning.models import OPEN, BootBundle, ProvisionRun, RunKind
+from provisioning.services.boot_bundles import CONSUMED
 from provisioning.services.sweeps.rows import BATCH, PARKED_BATCH, each
 from workspaces.models import Status, Workspace
 
@@ -30,7 +32,15 @@ def clean_up(now: datetime) -> int:
     )
     if forgotten := list(old.order_by("pk").values_list("pk", flat=True)[:BATCH]):
         ProvisionRun.objects.filter(pk__in=forgotten).delete()
-    return queued
+    ended = BootBundle.objects.filter(expires_at__lte=Now()).order_by("expires_at")
+    return queued + each(ended[:BATCH], _end_boot)
+
+
+def _end_boot(bundle: BootBundle) -> bool:
+    """A bundle that nobody fetches any more goes; one whose agent has called, once its backend knows."""
+    if bundle.sealed == CONSUMED:
+        dispatch.finish_boot(bundle.workspace_id)
+    return bool(BootBundle.objects.filter(pk=bundle.pk, expires_at__lte=Now()).delete()[0])
 
 
 def _queue_teardown(row: Workspace) -> bool:
