@@ -31,10 +31,13 @@ INBOX_TYPE = "a2a_receive"
 NOTIFY_METHOD = "notify"
 PREVIEW_CHARS = 80
 
-_NEXT_PLACE = """
-SELECT greatest(clock_timestamp(), (SELECT created_at FROM activity_logs
-                                    WHERE workspace_id = %s ORDER BY seq DESC LIMIT 1)),
-       nextval('activity_logs_seq')
+# A microsecond apart: time and number of the rows of one batch agree as well.
+_NEXT_PLACES = """
+WITH start AS MATERIALIZED (
+    SELECT greatest(clock_timestamp(), (SELECT created_at FROM activity_logs
+                                        WHERE workspace_id = %s ORDER BY seq DESC LIMIT 1)) AS at)
+SELECT start.at + (number - 1) * interval '1 microsecond', nextval('activity_logs_seq')
+FROM start, generate_series(1, %s) AS number
 """
 
 _ACK = """
@@ -72,7 +75,7 @@ def log_activity(
     A known `message_id` or `idempotency_key` gives the stored row, and nothing is written or announced.
     Raises Conflict for a second result of one delegation.
     """
-    created_at, seq = _next_place(workspace_id)
+    ((created_at, seq),) = _next_places(workspace_id, 1)
     message_id, idempotency_key = storable(message_id) or None, storable(idempotency_key) or None
     known = _known(workspace_id, message_id, idempotency_key)
     if known is not None:
@@ -99,6 +102,32 @@ def log_activity(
     if announce:
         announce_activity(row)
     return row
+
+
+@transaction.atomic
+def log_received_together(
+    *, workspace_id: UUID, method: str, entries: Sequence[tuple[str, Mapping[str, Any]]]
+) -> list[ActivityLog]:
+    """Append several (summary, request body) of one kind from the canvas user to a workspace's inbox, in
+    their order, and announce each on commit: the same as `log_activity` for each, in one insert.
+    """
+    places = _next_places(workspace_id, len(entries))
+    rows = [
+        ActivityLog(
+            seq=seq,
+            workspace_id=workspace_id,
+            activity_type=INBOX_TYPE,
+            target_id=workspace_id,
+            method=method,
+            summary=storable(summary)[:SUMMARY_CHARS],
+            request_body=storable(dict(body)),
+            created_at=created_at,
+        )
+        for (created_at, seq), (summary, body) in zip(places, entries, strict=True)
+    ]
+    ActivityLog.objects.bulk_create(rows)
+    announce_activity(*rows)
+    return rows
 
 
 def _known(workspace_id: UUID, message_id: str | None, idempotency_key: str | None) -> ActivityLog | None:
@@ -162,20 +191,24 @@ def _json(body: Any) -> Any:
     return None if body is None else Value(storable(body), JSONField())
 
 
-def announce_activity(row: ActivityLog) -> None:
-    """Publish ACTIVITY_LOGGED for the row on commit, under the row's own time."""
-    publish_on_commit(Frame(EventType.ACTIVITY_LOGGED, row.workspace_id, row.created_at, announcement(row)))
+def announce_activity(*rows: ActivityLog) -> None:
+    """Publish ACTIVITY_LOGGED for each row on commit, under the row's own time."""
+    publish_on_commit(
+        *(
+            Frame(EventType.ACTIVITY_LOGGED, row.workspace_id, row.created_at, announcement(row))
+            for row in rows
+        )
+    )
 
 
-def _next_place(workspace_id: UUID) -> tuple[datetime, int]:
-    """The row's time and number, handed out under the feed's lock so that both agree with the order of
+def _next_places(workspace_id: UUID, count: int) -> list[tuple[datetime, int]]:
+    """Time and number of the next rows, handed out under the feed's lock so that both agree with the order of
     commit.
     """
     lock_in_transaction(f"activity:{workspace_id}")
     with connection.cursor() as cursor:
-        cursor.execute(_NEXT_PLACE, [workspace_id])
-        created_at, seq = cursor.fetchone()
-    return created_at, seq
+        cursor.execute(_NEXT_PLACES, [workspace_id, count])
+        return [(created_at, seq) for created_at, seq in cursor.fetchall()]
 
 
 def announcement(row: ActivityLog) -> dict[str, Any]:

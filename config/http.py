@@ -106,8 +106,13 @@ def error_response(error: DomainError) -> HttpResponse:
 
 def workspace_uuid(text: str) -> UUID:
     """A workspace id from a path. Raises BadRequest for anything but the canonical 8-4-4-4-12 form."""
+    return path_uuid(text, "invalid workspace ID")
+
+
+def path_uuid(text: str, complaint: str) -> UUID:
+    """An id from a path. Raises BadRequest with `complaint` likewise."""
     if not _UUID.fullmatch(text):
-        raise BadRequest("invalid workspace ID")
+        raise BadRequest(complaint)
     return UUID(text)
 
 
@@ -231,10 +236,13 @@ def read_as(method: str | None) -> str:
     return "GET" if method == "HEAD" else method or ""
 
 
-def only(*methods: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def only(
+    *methods: str, consumes: str = "application/json"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Marks a plain view of the API, synchronous or not: these methods, and no CSRF token.
 
-    No cookie of the API identifies anybody by itself. The view's `methods` are what the URL table says of it.
+    No cookie of the API identifies anybody by itself. The view's `methods` are what the URL table says of it,
+    and `consumes` is the type of its body.
     """
 
     def check(request: HttpRequest) -> None:
@@ -251,6 +259,7 @@ def only(*methods: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             markcoroutinefunction(checked)
         marked = csrf_exempt(checked)
         marked.methods = methods  # type: ignore[attr-defined]
+        marked.consumes = consumes  # type: ignore[attr-defined]
         return marked
 
     return decorate

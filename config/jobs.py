@@ -34,6 +34,7 @@ class Job(StrEnum):
     LIFECYCLE_REQUEUE = "lifecycle-requeue"
     RESTART_CONTEXTS = "restart-contexts"
     ACTIVITY_RETENTION = "activity-retention"
+    PENDING_UPLOADS_SWEEPER = "pending-uploads-sweeper"
 
     QUEUE_PROBE = "queue-probe"
 
@@ -67,6 +68,7 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.LIFECYCLE_REQUEUE: 15,
     Job.RESTART_CONTEXTS: 15,
     Job.ACTIVITY_RETENTION: lambda: int(settings.ACTIVITY_CLEANUP_INTERVAL_HOURS) * 3600,
+    Job.PENDING_UPLOADS_SWEEPER: "PENDING_UPLOADS_SWEEP_INTERVAL_SECONDS",
 }
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 

@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import Any
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.deprecation import MiddlewareMixin
 
 from config.errors import BadRequest, DomainError, TooLarge
@@ -26,6 +26,7 @@ _MIB = 1024 * 1024
 MESSAGE_BYTES = 16 * _MIB
 READ_AWAY_BYTES = 16 * _MIB  # more than the proxy in front lets through
 READ_AWAY_S = 2.0
+STREAMED_BYTES = 64 * _MIB  # what the proxy lets through on the streamed routes
 # Routes whose bodies may be larger than MAX_JSON_BODY_BYTES; None: streamed, and counted by the route itself.
 _BY_ROUTE: dict[str, tuple[str, int | None]] = {
     "message": (r".*/a2a", MESSAGE_BYTES),
@@ -64,6 +65,15 @@ class LimitBody(MiddlewareMixin):
     while it is.
     """
 
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        """A streamed body that was refused is taken to its end, for the reason that `_read_away` gives. One
+        refused by its length is not: the proxy has done so before us.
+        """
+        by_length = response.status_code == 413 and not getattr(request, "_read_started", False)
+        if response.status_code >= 400 and not by_length and body_limit(request.path_info) is None:
+            _read_rest(request)
+        return response
+
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
         declared = request.META.get("CONTENT_LENGTH") or ""
         limit = body_limit(request.path_info)
@@ -73,7 +83,7 @@ class LimitBody(MiddlewareMixin):
             return None
         if getattr(request, "scope", {}).get(_CUT):
             size = limit + 1
-        elif not declared and "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower():
+        elif not declared and _is_chunked(request):
             size = _take_chunked_body(request, limit)
         else:
             size = int(declared[:20] or 0)
@@ -108,6 +118,31 @@ def _read_away(request: HttpRequest, at_most: int) -> None:
     left = min(READ_AWAY_BYTES, at_most)
     while source is not None and left > 0 and (chunk := source.read(min(left, _MIB))):
         left -= len(chunk)
+
+
+def _read_rest(request: HttpRequest) -> None:
+    """What a view left unread of a streamed body, within what the proxy would let through."""
+    if not hasattr(request, "environ"):
+        return
+    declared = request.META.get("CONTENT_LENGTH") or ""
+    if len(declared) > 9 or int(declared or 0) > STREAMED_BYTES:
+        return
+    left, read = STREAMED_BYTES, streamed_body(request)
+    with suppress(OSError, ValueError):  # the client has left; the view has closed it
+        while left > 0 and (chunk := read(min(left, _MIB))):
+            left -= len(chunk)
+
+
+def streamed_body(request: HttpRequest) -> Callable[[int], bytes]:
+    """At most n bytes of the body, none at its end; the framework takes one of unknown length for empty."""
+    if request.META.get("CONTENT_LENGTH") or not _is_chunked(request):
+        return request.read
+    read: Callable[[int], bytes] = request.META["wsgi.input"].read
+    return read
+
+
+def _is_chunked(request: HttpRequest) -> bool:
+    return "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower()
 
 
 def body_limit(path: str) -> int | None:

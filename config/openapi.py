@@ -28,6 +28,11 @@ _RESPONSES = {
         "Unavailable": "Not now, or not foreseen: `error` is a fixed sentence.",
     }.items()
 }
+_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+_BODIES: dict[str, dict[str, Any]] = {
+    "application/json": {"type": "object"},
+    "multipart/form-data": {"type": "object", "required": ["files"], "properties": {"files": _FILES}},
+}
 _REFERENCES = {
     "4XX": {"$ref": "#/components/responses/Refused"},
     "5XX": {"$ref": "#/components/responses/Unavailable"},
@@ -119,7 +124,8 @@ def _operation(method: str, path: str, view: Any) -> dict[str, Any]:
             {"in": "path", "name": name, "required": True, "schema": {"type": "string"}} for name in names
         ]
     if method in {"POST", "PUT", "PATCH"}:
-        operation["requestBody"] = {"content": {"application/json": {"schema": {"type": "object"}}}}
+        consumed = getattr(view, "consumes", "application/json")
+        operation["requestBody"] = {"content": {consumed: {"schema": _BODIES[consumed]}}}
     return operation
 
 

@@ -328,6 +328,55 @@ EC2_MAX_INSTANCES: int = env.count(
     help="instances of this deployment at most; 0 = the account's quota decides",
 )
 
+# --- Files from a person to an agent (docs/reference/uploads.md)
+# ----------------------------------------------------------------
+PENDING_UPLOADS_BACKEND: str = env.choice(
+    "PENDING_UPLOADS_BACKEND",
+    ["postgres", "s3", "off"],
+    default="postgres",
+    help="where files wait for a polling agent; `off` refuses new ones, staged ones stay",
+)
+PENDING_UPLOADS_MAX_BYTES_PER_WORKSPACE: int = env.count(
+    "PENDING_UPLOADS_MAX_BYTES_PER_WORKSPACE",
+    default=1_073_741_824,
+    help="bytes that may wait for one agent; 0 = no limit",
+)
+PENDING_UPLOADS_SWEEP_INTERVAL_SECONDS: int = env.positive_int(
+    "PENDING_UPLOADS_SWEEP_INTERVAL_SECONDS", default=300, help="interval of the sweep of uploads, seconds"
+)
+PENDING_UPLOADS_ACK_RETENTION_SECONDS: int = (
+    env.integer(
+        "PENDING_UPLOADS_ACK_RETENTION_SECONDS",
+        default=3600,
+        help="seconds a fetched file stays readable for the user; 0 = the default, negative = none",
+    )
+    or 3600
+)
+PENDING_UPLOADS_S3_BUCKET: str = env.text(
+    "PENDING_UPLOADS_S3_BUCKET", help="bucket of PENDING_UPLOADS_BACKEND=s3"
+)
+PENDING_UPLOADS_S3_REGION: str = env.text(
+    "PENDING_UPLOADS_S3_REGION", help="region of the bucket; the AWS SDK's when unset"
+)
+PENDING_UPLOADS_S3_ENDPOINT_URL: str = env.text(
+    "PENDING_UPLOADS_S3_ENDPOINT_URL", help="another store that speaks S3"
+).rstrip("/")
+PENDING_UPLOADS_S3_PREFIX: str = env.text(
+    "PENDING_UPLOADS_S3_PREFIX", default="pending-uploads/v1", help="first part of every object's key"
+).strip("/")
+PENDING_UPLOADS_S3_ACCESS_KEY_ID: str = env.text(
+    "PENDING_UPLOADS_S3_ACCESS_KEY_ID", help="unset: the AWS SDK's usual chain", secret=True
+)
+PENDING_UPLOADS_S3_SECRET_ACCESS_KEY: str = env.text(
+    "PENDING_UPLOADS_S3_SECRET_ACCESS_KEY", help="secret of the key", secret=True
+)
+PENDING_UPLOADS_S3_SSE: str = env.text(
+    "PENDING_UPLOADS_S3_SSE", default="AES256", help="server-side encryption of the objects; empty = none"
+)
+CHAT_UPLOAD_TEMP_DIR: str = env.text(
+    "CHAT_UPLOAD_TEMP_DIR", help="folder of files on their way; the system's when unset"
+)
+
 GIT_SHA: str = env.text("GIT_SHA", default="dev", help="revision shown by /buildinfo")
 
 # --- Django
@@ -363,6 +412,7 @@ INSTALLED_APPS = [
     "approvals.apps.ApprovalsConfig",
     "provisioning.apps.ProvisioningConfig",
     "templates.apps.TemplatesConfig",
+    "uploads.apps.UploadsConfig",
     "a2a.apps.A2AConfig",
     "console.apps.ConsoleConfig",
 ]

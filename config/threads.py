@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar, cast
 
 from asgiref.sync import SyncToAsync
 from channels.db import database_sync_to_async
-from django.db import connections
+from django.db import connection, connections
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,3 +34,11 @@ def in_thread(call: Callable[P, T]) -> Callable[P, Awaitable[T]]:
     For what belongs to no request: all sockets together would else wait for one thread.
     """
     return cast(Callable[P, Awaitable[T]], database_sync_to_async(call, thread_sensitive=False))
+
+
+def release_connection() -> None:
+    """Give the thread's database connection back to the pool before something that may take long; the next
+    statement takes another. Does nothing inside a transaction.
+    """
+    if not connection.in_atomic_block:
+        connection.close()

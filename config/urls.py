@@ -11,6 +11,7 @@ urlpatterns = [
     path("", include("approvals.urls")),
     path("", include("provisioning.urls")),
     path("", include("templates.urls")),
+    path("", include("uploads.urls")),
     path("", include("a2a.urls")),
     path("", include("workspaces.urls")),
     path("console/", admin.site.urls),

@@ -18,7 +18,7 @@ ADMIN = "admin"  # the login of the first operator
 LOOPBACK = "127.0.0.1"
 # One interpreter keeps one core busy. Many threads wait for each other, but a pause or a delete holds one.
 POOLS = {"api": 2, "files": 1}
-THREADS = {"api": 8, "files": 8}
+THREADS = {"api": 8, "files": 16}  # those of files mostly wait for a client or an agent
 QUEUES = {"worker": "lifecycle,bulk,teardown,images,delegations,default", "sweeps": "sweeps"}
 WORKERS = {"worker": 4, "sweeps": 2}
 KEEP_ALIVE_S = 75  # longer than nginx keeps an idle connection to us

@@ -10,6 +10,7 @@ from django.db import connection, models
 
 from activity.services import INBOX_TYPE
 from provisioning.models import OPEN, RunKind, RunState
+from uploads.models import Storage
 from workspaces.models import ALIVE, Access, DeliveryMode, Status, UrlSource
 
 pytestmark = pytest.mark.django_db
@@ -21,6 +22,7 @@ CHECKS: dict[str, type[models.TextChoices]] = {
     "workspaces_access": Access,
     "provision_runs_kind": RunKind,
     "provision_runs_state": RunState,
+    "pending_uploads_storage_check": Storage,
 }
 PREDICATES = {
     "idx_workspaces_heartbeat": set(ALIVE),
@@ -29,7 +31,7 @@ PREDICATES = {
     "idx_workspaces_deadline": {Status.PROVISIONING},
     "workspaces_parent_name_uniq": {Status.REMOVED},
 }
-OURS = ["activity", "access", "approvals", "workspaces", "provisioning"]
+OURS = ["activity", "access", "approvals", "workspaces", "provisioning", "uploads"]
 
 
 def definition(query: str, name: str) -> str:

@@ -10,7 +10,17 @@ from django.conf import settings
 from console.management.commands.settings_table import table
 
 ROOT = Path(settings.BASE_DIR)
-PRODUCT = ["config", "access", "activity", "workspaces", "approvals", "provisioning", "a2a", "console"]
+PRODUCT = [
+    "config",
+    "access",
+    "activity",
+    "workspaces",
+    "approvals",
+    "uploads",
+    "provisioning",
+    "a2a",
+    "console",
+]
 # Readers of the environment besides config/: each with its reason.
 READERS = {
     "config/env.py": "the one reading",

@@ -10,7 +10,17 @@ import pytest
 from django.conf import settings
 
 ROOT = Path(settings.BASE_DIR)
-ROOMS = ["activity", "access", "approvals", "workspaces", "templates", "provisioning", "a2a", "console"]
+ROOMS = [
+    "activity",
+    "access",
+    "approvals",
+    "workspaces",
+    "templates",
+    "uploads",
+    "provisioning",
+    "a2a",
+    "console",
+]
 # What parses, answers or reads. Everything else of a room is its verbs.
 READERS = re.compile(
     r"(^|_)(views|serializers|consumers|tasks|admin|urls|selectors|models|feed|health|metrics|checks|permissions"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from asgiref.testing import ApplicationCommunicator
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
 
 from config import limits
@@ -83,7 +83,21 @@ def chunked(path: str, body: bytes) -> HttpRequest:
 
 def test_a_route_that_counts_itself_is_given_the_stream_untouched() -> None:
     request = chunked("/workspaces/x/chat/uploads", b" " * 2 * MIB)
-    assert LimitBody(lambda given: given)(request) is request
+    assert LimitBody(lambda given: HttpResponse())(request).status_code == 200
+    assert request.environ["wsgi.input"].tell() == 0
+
+
+@pytest.mark.parametrize("status", [401, 404, 413])
+def test_what_a_refusal_left_unread_of_a_stream_is_taken(status: int) -> None:
+    request = chunked("/workspaces/x/chat/uploads", b" " * 2 * MIB)
+    request._read_started = True
+    assert LimitBody(lambda given: HttpResponse(status=status))(request).status_code == status
+    assert request.environ["wsgi.input"].tell() == 2 * MIB
+
+
+def test_a_stream_refused_by_its_length_is_not_waited_for() -> None:
+    request = chunked("/workspaces/x/chat/uploads", b" ")
+    LimitBody(lambda given: HttpResponse(status=413))(request)
     assert request.environ["wsgi.input"].tell() == 0
 
 

@@ -26,6 +26,7 @@ from stack.nginx import TEMPLATE, Nginx, binary, origins_map, render
 from stack.supervisor import Supervisor
 from tests.stack.running import Answer, ask, eventually
 from tests.stack.small import Small
+from uploads.limits import MAX_REQUEST_BYTES
 
 ID = "11111111-2222-3333-4444-555555555555"
 
@@ -145,9 +146,9 @@ def test_an_upgrade_is_passed_on(door: Door) -> None:
         (f"/workspaces/{ID}/files", 32 << 20, 65 << 20, {"error": "request body too large"}),
         (
             f"/workspaces/{ID}/chat/uploads",
-            51 << 20,
-            65 << 20,
-            {"error": "request body too large", "max": 50 << 20},
+            MAX_REQUEST_BYTES,
+            MAX_REQUEST_BYTES + 1,
+            {"error": "request body too large", "max": MAX_REQUEST_BYTES},
         ),
         (
             f"/workspaces/{ID}/a2a",

@@ -1,0 +1,8 @@
+"""The verbs over staged files; nothing else writes their tables."""
+
+from uploads.services.files import list_unacked
+from uploads.services.reading import Reader, ack_file, open_file
+from uploads.services.staging import stage_files
+from uploads.services.sweeping import sweep
+
+__all__ = ["Reader", "ack_file", "list_unacked", "open_file", "stage_files", "sweep"]
