@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--listen-fd", type=int, metavar="FD", help="serve on this inherited TCP socket")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     serve.add_argument(
-        "--port", type=int, default=8000, help="port to listen on, 0 for a free one (default %(default)s)"
+        "--port", type=int, help="port to listen on, 0 for a free one (env A2A_PORT, default 8000)"
     )
     serve.add_argument(
         "--poll", action="store_true", help="register in poll mode and answer the inbox instead of calls"
@@ -149,7 +149,7 @@ def _serve_settings(options: argparse.Namespace) -> Settings:
     state_dir = _state_dir(options.state_dir or directory / ".state") if options.poll else None
     try:
         listener = (
-            open_listener(options.host, options.port)
+            open_listener(options.host, _port(options.port))
             if options.listen_fd is None
             else inherited_listener(options.listen_fd)
         )
@@ -249,6 +249,11 @@ def _state_dir(directory: Path) -> Path:
 
 def _seconds(value: float) -> float:
     return value if 0 < value <= 86_400 else _usage("an interval is a number of seconds, at most a day")
+
+
+def _port(option: int | None) -> int:
+    text = str(option) if option is not None else os.environ.get("A2A_PORT") or "8000"
+    return int(text) if text.isdecimal() else _usage("a port is a number: --port or A2A_PORT")
 
 
 def _description(options: argparse.Namespace) -> str:

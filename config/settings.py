@@ -240,6 +240,11 @@ MOLECULE_IMAGE_REGISTRY: str = env.text(
 WORKSPACE_IMAGE_LOCAL_OVERRIDE: str = env.text(
     "WORKSPACE_IMAGE_LOCAL_OVERRIDE", help="any text: use local images as they are, no pins and no pulls"
 )
+WORKSPACE_AGENT_BASE_IMAGE: str = env.text(
+    "WORKSPACE_AGENT_BASE_IMAGE",
+    default="debian:bookworm-slim",
+    help="what the default workspace image is built on; its own Python when no registry has it",
+)
 GHCR_USER: str = env.text("GHCR_USER", help="user of the image registry; needs GHCR_TOKEN")
 GHCR_TOKEN: str = env.text("GHCR_TOKEN", help="password of GHCR_USER", secret=True)
 MOLECULE_IMAGE_PLATFORM: str | None = env.optional_text(

@@ -10,18 +10,12 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from config.posture import is_production
 from provisioning import dispatch
 
-KNOWN = ("auto", "ec2", "process", "none")
-NOT_YET = ("docker",)
+KNOWN = ("auto", "ec2", "docker", "process", "none")
 
 
 @register
 def provisioner_is_usable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     chosen = settings.PROVISIONER
-    if chosen in NOT_YET:
-        hint = "Set PROVISIONER=process on a development machine, or `none` for external workspaces only."
-        return [
-            Error(f"PROVISIONER={chosen} is not part of this release.", hint=hint, id="provisioning.E001")
-        ]
     if chosen not in KNOWN:
         hint = f"Use one of {', '.join(KNOWN)}."
         return [Error(f"PROVISIONER={chosen!r} is no provisioner.", hint=hint, id="provisioning.E002")]

@@ -30,6 +30,7 @@ from provisioning.backends.base import (
     StartSpec,
     Storage,
 )
+from provisioning.backends import docker
 from provisioning.backends.ec2 import Ec2Backend, missing_settings
 from provisioning.backends.process import ProcessBackend
 from provisioning.ledger import queue_run, recorded_compute
@@ -236,13 +237,15 @@ def _for_this_machine() -> str:
             log.error("provisioner.none", reason=f"MOLECULE_ORG_ID is set, but not {', '.join(missing)}")
             return "none"
         return "ec2"
-    return "none"
+    return "docker" if docker.answers() else "none"
 
 
 def _made(chosen: str) -> Backend | None:
     match chosen:
         case "ec2":
             return Ec2Backend.from_settings(recorded=recorded_compute)
+        case "docker":
+            return docker.from_settings()
         case "process":
             root = Path(settings.DATA_DIR) / "workspaces"
             return ProcessBackend(root=root, instance_id=settings.INSTANCE_ID, cwd=settings.BASE_DIR)

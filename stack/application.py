@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stack import probes
+from stack.containers import engine_answers
 from stack.processes import MARK
 from stack.secrets import Secrets
 from stack.supervisor import Probe, Service
@@ -123,8 +124,10 @@ def environment(
         "PORT": str(port),
         "TRUSTED_PROXIES": "127.0.0.0/8,::1/128",
     }
-    given["PLATFORM_URL"] = given.get("PLATFORM_URL") or f"http://127.0.0.1:{port}"
-    given["PROVISIONER"] = given.get("PROVISIONER") or "process"
+    given["PROVISIONER"] = given.get("PROVISIONER") or ("docker" if engine_answers() else "process")
+    # A container's own loopback is not ours; the engine knows this machine by a name.
+    host = "host.docker.internal" if given["PROVISIONER"] in {"docker", "auto"} else LOOPBACK
+    given["PLATFORM_URL"] = given.get("PLATFORM_URL") or f"http://{host}:{port}"
     if is_open:
         given |= {"MOLECULE_ENV": "development", "MOLECULE_DEV_OPEN": "1", "WS_ANONYMOUS_CANVAS": "1"}
         del given["ADMIN_TOKEN"]

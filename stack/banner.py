@@ -10,6 +10,7 @@ from stack.application import ADMIN
 from stack.secrets import Secrets
 
 BACKENDS = {
+    "docker": "containers of this machine's engine",
     "process": "local processes on this machine",
     "none": "nowhere: no workspace is started by this server",
 }

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from stack import accounts, application, banner, folder, guard, ports, probes, processes
+from stack import accounts, application, banner, containers, folder, guard, ports, probes, processes
 from stack.application import Application
 from stack.child import run_step
 from stack.errors import StackError, StartFailed
@@ -164,7 +164,7 @@ class Stack:
         """Before the databases go, and after the workers that would start agents again."""
         self.log.say(f"stopping {', '.join(stage)}")
         if "valkey" in stage or "postgres" in stage:
-            count = await asyncio.to_thread(lambda: processes.end(processes.agents_of(self.home)))
+            count = await asyncio.to_thread(lambda: _end_agents(self.home))
             if count:
                 self.log.say(f"stopped {count} agents")
 
@@ -194,7 +194,7 @@ def down(data_dir: str, tell: Callable[[str], None] = print) -> int:
         return 0
     lock = Lock.take_or_holder(home)
     if isinstance(lock, Lock):
-        leftovers = processes.end(processes.belonging_to(home))
+        leftovers = _end_agents(home) + processes.end(processes.belonging_to(home))
         (home / "url").unlink(missing_ok=True)
         lock.release()
         tell(
@@ -218,6 +218,13 @@ def down(data_dir: str, tell: Callable[[str], None] = print) -> int:
         raise StackError(f"The stack is run by another user as pid {lock}; only they may stop it.") from error
     tell(f"Stopped in {time.monotonic() - began:.1f} s.")
     return 0
+
+
+def _end_agents(home: Path) -> int:
+    """End this stack's agents, local processes or containers: without a server they have nothing to do."""
+    instance_id = _read(home / "instance-id")
+    count = processes.end(processes.agents_of(home))
+    return count + (containers.end_agents(instance_id) if instance_id else 0)
 
 
 def _require_free(port: int) -> None:

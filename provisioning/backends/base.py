@@ -114,10 +114,14 @@ class StartSpec:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """The image a start would use; both None where the backend knows no images."""
+    """The image a start would use; both None where the backend knows no images.
+
+    `is_stale`: a newer one could not be fetched, so the copy at hand is used.
+    """
 
     reference: str | None = None
     digest: str | None = None
+    is_stale: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,13 @@ FILES = {
 
 
 def spec(workspace_id: UUID | None = None, generation: int = 1, tier: int = 3, **changes: Any) -> StartSpec:
-    given = {"environment": {"TIER": str(tier), "KEY": "value"}, "files": FILES, **changes}
+    environment = {"TIER": str(tier), "KEY": "value"}
+    given = {"environment": environment, "files": FILES, "runtime": "langgraph", **changes}
     return StartSpec(
         workspace_id=workspace_id or uuid4(),
         generation=generation,
         operation_id=uuid4(),
         name="A",
-        runtime="langgraph",
         tier=tier,
         **given,
     )

@@ -11,6 +11,7 @@ from django.db import transaction
 
 from provisioning.backends.base import Backend, BackendError, ComputeState, File
 from tests.conftest import at_once
+from tests.provisioning.docker_engine import DockerHarness
 from tests.provisioning.harness import FILES, Harness, MemoryHarness, ProcessHarness, spec
 
 pytestmark = pytest.mark.django_db
@@ -18,10 +19,12 @@ pytestmark = pytest.mark.django_db
 HARNESSES: dict[str, Callable[[Path], Harness]] = {
     "memory": lambda folder: MemoryHarness(),
     "process": ProcessHarness,
+    "docker": lambda folder: DockerHarness(),
 }
+MARKS = {"docker": pytest.mark.docker}
 
 
-@pytest.fixture(params=HARNESSES)
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, ())) for name in HARNESSES])
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
     made = HARNESSES[request.param](tmp_path)
     yield made
@@ -199,12 +202,13 @@ def test_files_stay_inside_the_workspace(backend, name):
 
 
 def test_a_reset_empties_the_session_and_nothing_else(harness, backend):
-    wanted = spec()
+    wanted = spec(runtime="claude-code")
     backend.start(wanted)
     places = harness.mark(wanted.workspace_id)
-    backend.start(spec(wanted.workspace_id, 2))
+    assert "session" in places or "reset_session" not in backend.capabilities
+    backend.start(spec(wanted.workspace_id, 2, runtime="claude-code"))
     assert harness.marked(wanted.workspace_id) == places
-    backend.start(spec(wanted.workspace_id, 3, reset_session=True))
+    backend.start(spec(wanted.workspace_id, 3, runtime="claude-code", reset_session=True))
     assert harness.marked(wanted.workspace_id) == places - {"session"}
 
 

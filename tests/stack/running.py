@@ -60,8 +60,9 @@ def eventually(condition: Callable[[], T], within_s: float = DEADLINE_S) -> T:
 
 
 def plain_environment(**more: str) -> dict[str, str]:
-    """Ours without what the servers of the test run would bring in."""
-    return {name: value for name, value in os.environ.items() if name not in FOREIGN} | more
+    """Ours without what the servers of the test run would bring in; agents are processes unless told."""
+    ours = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    return {**ours, "PROVISIONER": "process", **more}
 
 
 @dataclass

@@ -1,0 +1,99 @@
+"""The connection to the container engine: every call has a time limit, every failure is a sentence.
+
+Source: docs/reference/docker.md, When the engine does not answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import docker
+import requests
+import structlog
+from docker.errors import APIError, DockerException
+
+from provisioning.backends.base import BackendError, ErrorClass
+
+log = structlog.get_logger(__name__)
+
+CALL_S = 30  # without a byte from the engine
+PING_S = 2
+STREAM_S = 240  # a pull or a build that makes no progress for so long is given up
+UNREACHABLE = "the container engine does not answer; start it, or set PROVISIONER to another backend"
+# urllib3 passes some of the engine's broken answers through as they are.
+NO_ANSWER = (requests.RequestException, OSError)
+
+
+class Engine:
+    """One client per time limit, made at the first use: an engine may come later than we do.
+
+    `address` is the engine's; None: DOCKER_HOST, else the usual socket. Safe for threads.
+    """
+
+    def __init__(self, address: str | None = None, *, call_s: float = CALL_S) -> None:
+        self._address = address
+        self._call_s = call_s
+        self._clients: dict[float, docker.APIClient] = {}
+        self._mutex = threading.Lock()
+
+    @property
+    def api(self) -> docker.APIClient:
+        """Raises DockerException when there is no engine."""
+        return self._client(self._call_s)
+
+    @property
+    def streaming(self) -> docker.APIClient:
+        """For pulls and builds, which may be silent for longer."""
+        return self._client(STREAM_S)
+
+    def close(self) -> None:
+        with self._mutex:
+            for client in self._clients.values():
+                client.close()
+            self._clients.clear()
+
+    def _client(self, timeout_s: float) -> docker.APIClient:
+        with self._mutex:
+            if timeout_s not in self._clients:
+                self._clients[timeout_s] = connect(self._address, timeout_s)
+            return self._clients[timeout_s]
+
+
+def connect(address: str | None, timeout_s: float) -> docker.APIClient:
+    """Raises DockerException."""
+    if address:
+        return docker.APIClient(base_url=address, version="auto", timeout=timeout_s)  # type: ignore[arg-type]
+    return docker.from_env(version="auto", timeout=timeout_s).api  # type: ignore[arg-type]
+
+
+def answers(address: str | None = None) -> bool:
+    """Whether an engine answers a ping within a short time."""
+    try:
+        client = connect(address, PING_S)
+        try:
+            return bool(client.ping())
+        finally:
+            client.close()
+    except (DockerException, *NO_ANSWER) as error:
+        log.info("docker.no_answer", error=str(error))
+        return False
+
+
+@contextmanager
+def explained(otherwise: str, error_class: ErrorClass = ErrorClass.INTERNAL) -> Iterator[None]:
+    """Turn the engine's errors into a BackendError; people read `otherwise` when it refused a call."""
+    try:
+        yield
+    except APIError as error:
+        # Its own trouble may pass; what it refuses, it will refuse again.
+        raise BackendError(
+            error_class, otherwise, detail=detail_of(error), retryable=bool(error.is_server_error())
+        ) from error
+    except (DockerException, *NO_ANSWER) as error:
+        raise BackendError(ErrorClass.TRANSIENT, UNREACHABLE, detail=str(error), retryable=True) from error
+
+
+def detail_of(error: APIError) -> str:
+    return str(error.explanation or error)
