@@ -64,3 +64,17 @@ def debounce_outlasts_the_health_check(app_configs: Any, **kwargs: Any) -> list[
         return []
     text = "RESTART_DEBOUNCE_SECONDS is shorter than HEALTH_SWEEP_SECONDS: what boots would be restarted."
     return [Error(text, hint="Raise it to at least HEALTH_SWEEP_SECONDS.", id="provisioning.E005")]
+
+
+@register
+def containers_are_configured(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    if strange := set(settings.DOCKER_HOST_ACCESS_TIERS) - {"3", "4"}:
+        text = f"DOCKER_HOST_ACCESS_TIERS names {', '.join(sorted(strange))}."
+        found.append(Error(text, hint="Only 3 and 4 can be given the host.", id="provisioning.E010"))
+    first, dash, last = settings.MOLECULE_T4_PORT_RANGE.partition("-")
+    ends = [first, last if dash else first]
+    if not (all(end.isdecimal() for end in ends) and 0 < int(ends[0]) <= int(ends[1]) < 65_536):
+        text = f"MOLECULE_T4_PORT_RANGE={settings.MOLECULE_T4_PORT_RANGE!r} is no range of ports."
+        found.append(Error(text, hint="Write it as 18000-18999.", id="provisioning.E011"))
+    return found

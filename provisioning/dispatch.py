@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db import transaction
 
 from config.evt import evt
+from provisioning.backends import docker
 from provisioning.backends.base import (
     Backend,
     BackendError,
@@ -30,7 +31,6 @@ from provisioning.backends.base import (
     StartSpec,
     Storage,
 )
-from provisioning.backends import docker
 from provisioning.backends.ec2 import Ec2Backend, missing_settings
 from provisioning.backends.process import ProcessBackend
 from provisioning.ledger import queue_run, recorded_compute

@@ -25,7 +25,7 @@ from config.evt import evt
 from config.jobs import Job, enqueue
 from config.states import update_returning
 from provisioning import progress
-from provisioning.backends.base import BackendError, Compute, ComputeState, ErrorClass
+from provisioning.backends.base import BackendError, Compute, ComputeState, ErrorClass, ImageInfo
 from provisioning.models import (
     OPEN,
     RUNS,
@@ -177,6 +177,10 @@ def note_phase(workspace_id: UUID, generation: int, phase: str, message: str) ->
     if run:
         progress.machine_told(run, phase, message)
         ProvisionRun.objects.filter(pk=run.pk).update(steps=run.steps)
+
+
+def note_image(run: ProvisionRun, image: ImageInfo) -> None:
+    ProvisionRun.objects.leased_by(run).update(image=image.reference, image_digest=image.digest)
 
 
 def note_compute(run: ProvisionRun, compute_id: str) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Protocol
 from uuid import UUID
 
+import structlog
 from django.conf import settings
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 
@@ -22,11 +23,13 @@ from access.services import SecretUnreadable, mint_token, revoke_tokens, secret_
 from config.evt import evt
 from config.settings import env as declared_settings
 from provisioning.backends.base import BackendError, ErrorClass, File, StartSpec
-from provisioning.models import ProvisionRun
+from provisioning.models import ProvisionRun, RuntimeImagePin
 from workspaces.defaults import clamped_tier, default_model, known_runtimes
 from workspaces.models import Access, Workspace
 from workspaces.services.inbound_secrets import inbound_secret
 from workspaces.slugs import is_usable_folder
+
+log = structlog.get_logger(__name__)
 
 SERVER_CREDENTIALS = frozenset(
     {
@@ -69,6 +72,7 @@ def prepare(workspace: Workspace, run: ProvisionRun) -> StartSpec:
         files={
             "config.yaml": File(generated_config(workspace, environment.get("MODEL", "")).encode(), seed=True)
         },
+        image=_pinned_image(workspace.runtime),
         workspace_dir=folder,
         workspace_access=workspace.workspace_access,
         reset_session=bool(run.options.get("reset_session")),
@@ -185,6 +189,20 @@ def _reserved(workspace: Workspace) -> Mapping[str, str]:
         "TIER": str(workspace.tier),
         "PYTHONPATH": "/app",
     }
+
+
+def _pinned_image(runtime: str) -> str | None:
+    """The exact image of the runtime, where images come from a registry and somebody pinned one."""
+    if not settings.MOLECULE_IMAGE_REGISTRY or settings.WORKSPACE_IMAGE_LOCAL_OVERRIDE:
+        return None
+    try:
+        digest = (
+            RuntimeImagePin.objects.filter(template_name=runtime).values_list("digest", flat=True).first()
+        )
+    except DatabaseError:
+        log.exception("image.pin_unreadable", runtime=runtime)
+        return None
+    return f"{settings.MOLECULE_IMAGE_REGISTRY}/workspace-template-{runtime}@{digest}" if digest else None
 
 
 def _check_runtime(workspace: Workspace) -> None:

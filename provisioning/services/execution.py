@@ -35,6 +35,7 @@ from workspaces.services import transitions
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+STALE_IMAGE = "image_stale: a newer image could not be fetched, so the copy at hand is used"
 INTERNAL_ERROR = "internal error while provisioning"
 STOP_PAUSES_S = (1.0, 2.0)  # between the tries of a stop
 PERSIST_PAUSES_S = (0.1, 0.2, 0.4)
@@ -108,8 +109,11 @@ def _start(run: ProvisionRun) -> None:
     with _step(run, "prepare"):
         spec = prepare(workspace, run)
     try:
-        with _step(run, "image"):
+        with _step(run, "image") as notes:
             image = dispatch.ensure_image(spec)
+            if image.is_stale:
+                notes.append(STALE_IMAGE)
+        ledger.note_image(run, image)
     except BackendError as error:
         if _decline(run, error):
             return
@@ -289,17 +293,20 @@ def _has_time(run: ProvisionRun) -> bool:
 
 
 @contextmanager
-def _step(run: ProvisionRun, name: str) -> Iterator[None]:
-    """Keep the step and its time in the run, so that a reload shows how far the start has come."""
+def _step(run: ProvisionRun, name: str) -> Iterator[list[str]]:
+    """Keep the step and its time in the run, so that a reload shows how far the start has come.
+
+    Yields what is to be said of it in the end.
+    """
     progress.begin(run, name)
     ledger.note_steps(run)
-    status, message = progress.FAILED, ""
+    status, notes = progress.FAILED, list[str]()
     try:
-        yield
+        yield notes
         status = progress.OK
     except BackendError as error:
-        message = error.safe_message
+        notes.append(error.safe_message)
         raise
     finally:
-        progress.end(run, status, message)
+        progress.end(run, status, "; ".join(notes))
         ledger.note_steps(run)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
+from uuid import uuid4
 
 import pytest
 
 from activity.models import StructureEvent
 from provisioning import checks, dispatch, services
 from provisioning.backends.base import BackendError
+from provisioning.backends.docker import answers
 from provisioning.models import ProvisionRun
 from tests.clients import admin
+from tests.provisioning.docker_engine import NO_ENGINE
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces import defaults
 from workspaces.models import Status, Workspace, WorkspaceConfig
@@ -77,12 +82,53 @@ def test_what_needs_a_backend_says_so(no_backend):
     assert (raised.value.error_class, raised.value.safe_message) == ("no_backend", MESSAGE)
 
 
-@pytest.mark.parametrize(("setting", "label"), [("process", "process"), ("none", "none"), ("auto", "none")])
+@pytest.mark.parametrize(
+    ("setting", "label"), [("process", "process"), ("none", "none"), ("docker", "docker")]
+)
 def test_the_settings_choose_the_backend(settings, tmp_path, setting, label):
     settings.PROVISIONER, settings.DATA_DIR = setting, str(tmp_path)
     dispatch.choose_again()
     assert dispatch.label() == label
     assert dispatch.has_provisioner() is (label != "none")
+    dispatch.choose_again()
+
+
+@pytest.mark.docker
+def test_auto_takes_the_engine_that_answers(settings):
+    settings.PROVISIONER = "auto"
+    dispatch.choose_again()
+    assert answers(), NO_ENGINE
+    assert dispatch.label() == "docker"
+    dispatch.choose_again()
+
+
+def test_auto_without_an_engine_is_none(settings, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    settings.PROVISIONER = "auto"
+    dispatch.choose_again()
+    assert dispatch.label() == "none"
+    dispatch.choose_again()
+
+
+def test_an_engine_that_hangs_is_none_within_seconds(settings, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{listener.getsockname()[1]}")
+        settings.PROVISIONER = "auto"
+        dispatch.choose_again()
+        began = time.monotonic()
+        assert dispatch.label() == "none"
+        assert time.monotonic() - began < 10
+    dispatch.choose_again()
+
+
+def test_an_explicit_backend_is_wired_even_if_it_does_not_answer(settings, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    settings.PROVISIONER = "docker"
+    dispatch.choose_again()
+    with pytest.raises(BackendError) as raised:
+        dispatch.stop(uuid4())
+    assert (raised.value.error_class, raised.value.retryable) == ("transient", True)
+    assert "container engine does not answer" in raised.value.safe_message
     dispatch.choose_again()
 
 
@@ -137,7 +183,7 @@ def test_settings_that_instances_need_are_named_at_boot(settings, provisioner, o
         ("process", "", []),
         ("process", "production", ["provisioning.E003"]),
         ("auto", "production", []),
-        ("docker", "", ["provisioning.E001"]),
+        ("docker", "production", []),
         ("ec2", "production", []),
         ("kubernetes", "", ["provisioning.E002"]),
     ],
@@ -145,6 +191,23 @@ def test_settings_that_instances_need_are_named_at_boot(settings, provisioner, o
 def test_a_provisioner_that_cannot_be_used_is_refused_at_boot(settings, provisioner, environment, found):
     settings.PROVISIONER, settings.MOLECULE_ENV = provisioner, environment
     assert [message.id for message in checks.provisioner_is_usable(None)] == found
+
+
+@pytest.mark.parametrize(
+    ("tiers", "ports", "found"),
+    [
+        ([], "18000-18999", []),
+        (["3", "4"], "18000", []),
+        (["2"], "18000-18999", ["provisioning.E010"]),
+        (["all"], "18000-18999", ["provisioning.E010"]),
+        ([], "18999-18000", ["provisioning.E011"]),
+        ([], "0-9", ["provisioning.E011"]),
+        ([], "many", ["provisioning.E011"]),
+    ],
+)
+def test_settings_of_containers_are_refused_at_boot(settings, tiers, ports, found):
+    settings.DOCKER_HOST_ACCESS_TIERS, settings.MOLECULE_T4_PORT_RANGE = tiers, ports
+    assert [message.id for message in checks.containers_are_configured(None)] == found
 
 
 def test_two_different_deploy_modes_are_refused(settings):
