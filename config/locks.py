@@ -51,6 +51,12 @@ def outside_transaction() -> None:
         raise transaction.TransactionManagementError("a slow call must not be made inside a transaction")
 
 
+def release_connection() -> None:
+    """Give the thread's connection back before a long wait; the next statement takes another."""
+    if not connection.in_atomic_block:
+        connection.close()
+
+
 def _only_the_test_transaction() -> bool:
     blocks = getattr(connection, "atomic_blocks", [])
     return all(getattr(block, "_from_testcase", False) for block in blocks)
