@@ -1,4 +1,4 @@
-# One image for every process of the product; the argument says which: api, files, realtime, worker, sweeps, beat
+# One image for every process of the product; the argument says which: api, files, realtime, worker, delegations, sweeps, beat
 # or migrate. nginx, PostgreSQL and Valkey come from their own images (compose.yaml).
 FROM python:3.12-slim AS build
 WORKDIR /srv/workspace-server

@@ -139,19 +139,23 @@ def _capped(body: Any) -> Any:
 
 def record(event: EventType, workspace_id: UUID | None, payload: Mapping[str, Any]) -> StructureEvent:
     """Insert the event with the caller's change and publish it once that has committed."""
-    row = _stored(event, workspace_id, payload)
-    publish_on_commit(Frame(event, workspace_id, row.created_at, row.payload))
+    row = unstored(event, workspace_id, payload)
+    row.save(force_insert=True)
+    publish_recorded(row)
     return row
 
 
 def log_event(event: EventType, payload: Mapping[str, Any]) -> StructureEvent:
     """Insert an event of the deployment, which is about no workspace and is shown to nobody live."""
-    return _stored(event, None, payload)
+    row = unstored(event, None, payload)
+    row.save(force_insert=True)
+    return row
 
 
-def _stored(event: EventType, workspace_id: UUID | None, payload: Mapping[str, Any]) -> StructureEvent:
+def unstored(event: EventType, workspace_id: UUID | None, payload: Mapping[str, Any]) -> StructureEvent:
+    """The row of an event, for whoever inserts it together with other rows."""
     clean = storable(dict(payload))
-    return StructureEvent.objects.create(
+    return StructureEvent(
         event_type=event,
         workspace_id=workspace_id,
         agent_id=clean.get("agent_id"),
@@ -159,6 +163,11 @@ def _stored(event: EventType, workspace_id: UUID | None, payload: Mapping[str, A
         payload=clean,
         created_at=timezone.now(),
     )
+
+
+def publish_recorded(row: StructureEvent) -> None:
+    """Publish an event whose row the running transaction has inserted."""
+    publish_on_commit(Frame(EventType(row.event_type), row.workspace_id, row.created_at, row.payload))
 
 
 def broadcast(

@@ -71,6 +71,19 @@ COUNTERS = [
     ),
     Family("molecule_restart_dropped_total", "counter", "Automatic restarts not made, by reason."),
     Family("molecule_restart_coalesced_total", "counter", "Restart requests served by a later cycle.", ("",)),
+    Family("molecule_delegation_transitions_total", "counter", "Changes of delegations by status and cause."),
+    Family(
+        "molecule_delegation_refused_total", "counter", "Changes of delegations that came too late.", ("",)
+    ),
+    Family(
+        "molecule_delegation_sweeps_total",
+        "counter",
+        "What the sweep over delegations did.",
+        tuple(
+            f'outcome="{name}"'
+            for name in ("deadline_failed", "error", "redispatched", "reply_error", "stuck")
+        ),
+    ),
 ]
 MICROSECONDS = {"molecule_http_request_duration_seconds_total"}  # stored as whole microseconds
 

@@ -59,6 +59,16 @@ class Environment:
         self._declare(Variable(name, "flag (exactly 1)", "off", help))
         return cast(str, self._env.str(name, default="")).strip() == "1"
 
+    def switch(self, name: str, *, help: str) -> bool:
+        """On when unset; set, it is on for exactly `1`. Anything but `1`, `0` and nothing is warned of."""
+        self._declare(Variable(name, "switch (exactly 1)", "1", help))
+        if name not in self._env.ENVIRON:
+            return True
+        given = cast(str, self._env.str(name, default="")).strip()
+        if given not in {"1", "0", ""}:
+            log.warning("%s=%r is neither 1 nor 0; it is off", name, given)
+        return given == "1"
+
     def truth(self, name: str, *, help: str) -> bool:
         """True for `1`, `true`, `yes` and `on`, in any case."""
         self._declare(Variable(name, "true or false", "false", help))

@@ -137,6 +137,39 @@ ACTIVITY_CLEANUP_INTERVAL_HOURS: int = env.positive_int(
     "ACTIVITY_CLEANUP_INTERVAL_HOURS", default=6, help="hours between two runs of `activity-retention`"
 )
 
+# --- Work handed over (docs/reference/delegations.md)
+# --------------------------------------------------------------------
+DELEGATION_LEDGER_WRITE: bool = env.switch(
+    "DELEGATION_LEDGER_WRITE", help="accept new delegations; off is a stop switch, what exists goes on"
+)
+DELEGATION_RESULT_INBOX_PUSH: bool = env.switch(
+    "DELEGATION_RESULT_INBOX_PUSH", help="put the result of a delegation into the delegator's inbox"
+)
+DELEGATION_SYNC_VIA_INBOX: bool = env.flag(
+    "DELEGATION_SYNC_VIA_INBOX", help="passed to managed agents: they poll for results instead of waiting"
+)
+DELEGATION_SWEEPER_INTERVAL_S: int = env.positive_int(
+    "DELEGATION_SWEEPER_INTERVAL_S", default=300, help="interval of the sweep over delegations, seconds"
+)
+DELEGATION_STUCK_THRESHOLD_S: int = env.positive_int(
+    "DELEGATION_STUCK_THRESHOLD_S",
+    default=600,
+    help="seconds without a sign of life until a delegation is stuck",
+)
+DELEGATION_REDISPATCH_AFTER_S: int = env.positive_int(
+    "DELEGATION_REDISPATCH_AFTER_S",
+    default=60,
+    help="seconds after which a delegation that nobody began to send is begun again",
+)
+DELEGATION_IDEMPOTENCY_WINDOW_S: int = env.count(
+    "DELEGATION_IDEMPOTENCY_WINDOW_S",
+    default=86400,
+    help="seconds a completed delegation keeps its idempotency key; 0 = for ever",
+)
+DELEGATION_RETENTION_DAYS: int = env.count(
+    "DELEGATION_RETENTION_DAYS", default=90, help="days an ended delegation is kept; 0 = for ever"
+)
+
 # --- Compute (docs/reference/provisioning.md)
 # -----------------------------------------------------------------------
 PROVISIONER: str = env.choice(
@@ -419,6 +452,7 @@ INSTALLED_APPS = [
     "templates.apps.TemplatesConfig",
     "uploads.apps.UploadsConfig",
     "a2a.apps.A2AConfig",
+    "delegations.apps.DelegationsConfig",
     "console.apps.ConsoleConfig",
 ]
 

@@ -13,6 +13,7 @@ urlpatterns = [
     path("", include("templates.urls")),
     path("", include("uploads.urls")),
     path("", include("a2a.urls")),
+    path("", include("delegations.urls")),
     path("", include("workspaces.urls")),
     path("console/", admin.site.urls),
 ]

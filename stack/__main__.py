@@ -7,6 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from stack.application import PROCESSES
 from stack.errors import StackError
 
 
@@ -58,7 +59,7 @@ def _arguments() -> argparse.ArgumentParser:
     watch = verbs.add_parser("watch", help="print the live events of a running stack")
     guard = verbs.add_parser("guard")  # started by `up`
     serve = verbs.add_parser("serve")  # the entry point of the container image
-    serve.add_argument("role", choices=["api", "files", "realtime", "worker", "sweeps", "beat", "migrate"])
+    serve.add_argument("role", choices=[*PROCESSES, "migrate"])
     for verb, port in ((up, 8080), (serve, 8000)):
         verb.add_argument("--port", type=_port, default=port)
     for verb in (up, down, watch, guard):

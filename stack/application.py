@@ -20,10 +20,15 @@ LOOPBACK = "127.0.0.1"
 # One interpreter keeps one core busy. Many threads wait for each other, but a pause or a delete holds one.
 POOLS = {"api": 2, "files": 1}
 THREADS = {"api": 8, "files": 16}  # those of files mostly wait for a client or an agent
-QUEUES = {"worker": "lifecycle,bulk,teardown,images,delegations,default", "sweeps": "sweeps"}
-WORKERS = {"worker": 4, "sweeps": 2}
+QUEUES = {
+    "worker": "lifecycle,bulk,teardown,images,default",
+    "delegations": "delegations",
+    "sweeps": "sweeps",
+}
+WORKERS = {"worker": 4, "delegations": 100, "sweeps": 2}
+CELERY_POOLS = {"delegations": "threads"}  # each waits for an agent, for minutes: a process would be too much
 KEEP_ALIVE_S = 75  # longer than nginx keeps an idle connection to us
-PROCESSES = ("api", "files", "realtime", "worker", "sweeps", "beat")
+PROCESSES = ("api", "files", "realtime", "worker", "delegations", "sweeps", "beat")
 
 
 def manage(*words: str) -> list[str]:
@@ -44,9 +49,11 @@ def command(name: str, *, host: str = LOOPBACK, port: int = 0) -> list[str]:
             sockets = "--ws-ping-interval 30 --ws-ping-timeout 60 --ws-max-size 65536"
             habits = f"--no-access-log --no-proxy-headers --ws-per-message-deflate false {limits} {sockets}"
             words = f"uvicorn {listen} {habits} config.asgi:application"
-        case "worker" | "sweeps":
+        case "worker" | "delegations" | "sweeps":
             habits = "--prefetch-multiplier 1 --without-gossip --without-mingle -l info"
-            size = f"-Q {QUEUES[name]} --concurrency {WORKERS[name]}"
+            size = (
+                f"-Q {QUEUES[name]} --pool {CELERY_POOLS.get(name, 'prefork')} --concurrency {WORKERS[name]}"
+            )
             words = f"celery -A config worker -n {name}@%h {size} {habits}"
         case "beat":
             # The schedule lives in memory: every job is a sweep, one more tick after a start does no harm.

@@ -123,7 +123,7 @@ def complaint(event: str, payload: dict[str, Any], mode: str) -> str | None:
 def checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Every event that code of the product (and no test) emits inside the block, held against the table."""
     wrong: list[str] = []
-    plain_frame, plain_stored = Frame.__init__, events._stored
+    plain_frame, plain_row = Frame.__init__, events.unstored
 
     def note(event: str, payload: dict[str, Any], mode: str) -> None:
         if _by_the_product() and (found := complaint(event, payload, mode)):
@@ -131,15 +131,15 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     def frame(self: Frame, *given: Any, **named: Any) -> None:
         plain_frame(self, *given, **named)
-        if sys._getframe(1).f_code is not events.record.__code__:
+        if sys._getframe(1).f_code is not events.publish_recorded.__code__:
             note(self.event, dict(self.payload), "broadcast")
 
-    def stored(event: Any, workspace_id: Any, payload: Any) -> Any:
+    def unstored(event: Any, workspace_id: Any, payload: Any) -> Any:
         note(event, dict(payload), "recorded" if workspace_id else "logged")
-        return plain_stored(event, workspace_id, payload)
+        return plain_row(event, workspace_id, payload)
 
     monkeypatch.setattr(Frame, "__init__", frame)
-    monkeypatch.setattr(events, "_stored", stored)
+    monkeypatch.setattr(events, "unstored", unstored)
     yield wrong
 
 

@@ -20,3 +20,6 @@ has_free_slot: list[Callable[[UUID], None]] = []
 
 # Asked for the address at which other agents reach a workspace with compute of ours; the first answer counts.
 internal_address: list[Callable[[Workspace], str | None]] = []
+
+# Called with the ids of a removed subtree, inside the transaction that removes it.
+removed: list[Callable[[list[UUID]], None]] = []

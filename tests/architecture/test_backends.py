@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-ROOMS = ["config", "activity", "access", "workspaces", "approvals", "provisioning", "a2a", "console", "stack"]
+ROOMS = [
+    "config",
+    "activity",
+    "access",
+    "workspaces",
+    "approvals",
+    "provisioning",
+    "a2a",
+    "delegations",
+    "console",
+    "stack",
+]
 PROVIDER_LIBRARIES = {"docker", "boto3", "botocore", "psutil"}
 MAY_USE_PROCESSES = {"stack"}  # the supervisor's own children
 BACKEND_CALLS = {"start", "stop", "ensure_image", "remove_storage", "list_managed"}

@@ -9,6 +9,7 @@ from django.apps import apps
 from django.db import connection, models
 
 from activity.services import INBOX_TYPE
+from delegations import models as delegations
 from provisioning.models import OPEN, RunKind, RunState
 from uploads.models import Storage
 from workspaces.models import ALIVE, Access, DeliveryMode, Status, UrlSource
@@ -23,15 +24,19 @@ CHECKS: dict[str, type[models.TextChoices]] = {
     "provision_runs_kind": RunKind,
     "provision_runs_state": RunState,
     "pending_uploads_storage_check": Storage,
+    "delegations_status": delegations.Status,
+    "delegations_source": delegations.Source,
+    "delegations_delivery": delegations.Delivery,
 }
 PREDICATES = {
     "idx_workspaces_heartbeat": set(ALIVE),
     "provision_runs_open": set(OPEN),
     "activity_logs_inbox": {INBOX_TYPE},
+    **{name: set(delegations.IN_FLIGHT) for name in delegations.IN_FLIGHT_INDEXES},
     "idx_workspaces_deadline": {Status.PROVISIONING},
     "workspaces_parent_name_uniq": {Status.REMOVED},
 }
-OURS = ["activity", "access", "approvals", "workspaces", "provisioning", "uploads"]
+OURS = ["activity", "access", "approvals", "workspaces", "provisioning", "uploads", "delegations"]
 
 
 def definition(query: str, name: str) -> str:

@@ -19,6 +19,7 @@ PRODUCT = [
     "uploads",
     "provisioning",
     "a2a",
+    "delegations",
     "console",
 ]
 # Readers of the environment besides config/: each with its reason.

@@ -19,6 +19,7 @@ ROOMS = [
     "uploads",
     "provisioning",
     "a2a",
+    "delegations",
     "console",
 ]
 # What parses, answers or reads. Everything else of a room is its verbs.

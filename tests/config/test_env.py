@@ -41,6 +41,26 @@ def test_a_flag_is_on_for_exactly_1(env: Environment, monkeypatch: Any, given: s
     assert env.flag("NO_FLAG", help="") is False
 
 
+@pytest.mark.parametrize(
+    ("given", "is_on", "warns"),
+    [
+        ("1", True, False),
+        (" 1 ", True, False),
+        ("0", False, False),
+        ("", False, False),
+        *((word, False, True) for word in ("true", "TRUE", "yes", "on", "2")),
+    ],
+)
+def test_a_switch_is_on_for_exactly_1_and_when_unset(
+    env: Environment, monkeypatch: Any, caplog: Any, given: str, is_on: bool, warns: bool
+) -> None:
+    monkeypatch.setenv("SWITCH", given)
+    with caplog.at_level(logging.WARNING, logger="config.env"):
+        assert env.switch("SWITCH", help="") is is_on
+        assert env.switch("NO_SWITCH", help="") is True
+    assert ("SWITCH" in caplog.text) is warns
+
+
 def test_a_choice_ignores_case_and_keeps_what_a_check_must_refuse(env: Environment, monkeypatch: Any) -> None:
     monkeypatch.setenv("KNOWN", " Deny ")
     monkeypatch.setenv("UNKNOWN", "perhaps")

@@ -34,6 +34,7 @@ PARTS = {
     "files": "'files'|granian.*--workers 1",
     "realtime": "'realtime'|uvicorn",
     "worker": "worker ready|-n worker@",
+    "delegations": "-n delegations@",
     "sweeps": "-n sweeps@",
     "beat": "config beat",
 }

@@ -16,6 +16,7 @@ from access.services import revoke_tokens
 from activity.events import EventType, record
 from config.errors import Conflict, NotFound, failing_as
 from config.locks import lock_in_transaction
+from workspaces import hooks
 from workspaces.cache import forget
 from workspaces.models import CanvasLayout, Status, Workspace
 from workspaces.selectors import removed_subtree, subtree
@@ -70,6 +71,8 @@ def remove_workspace(*, workspace_id: UUID, confirmed: bool) -> Removal:
         for one in reversed(ids):
             payload = {"cascade_deleted": len(ids) - 1} if one == workspace_id else {}
             record(EventType.WORKSPACE_REMOVED, one, payload)
+        for hook in hooks.removed:
+            hook(ids)
         transaction.on_commit(lambda: forget(*ids), robust=True)
     return Removal(ids)
 

@@ -1,0 +1,30 @@
+"""The verbs of the ledger; nothing else writes its table."""
+
+from delegations.services.creation import Accepted, Task, delegate, record_delegation
+from delegations.services.execution import dispatch
+from delegations.services.operators import fail_delegation
+from delegations.services.removal import close_of_removed, close_with_workspaces
+from delegations.services.reports import beat, report_end, report_waiting
+from delegations.services.sweeping import sweep
+from delegations.services.transitions import Change, Outcome, Result, mark_waiting, tell_owed, transition
+
+__all__ = [
+    "Accepted",
+    "Change",
+    "Outcome",
+    "Result",
+    "Task",
+    "beat",
+    "close_of_removed",
+    "close_with_workspaces",
+    "delegate",
+    "dispatch",
+    "fail_delegation",
+    "mark_waiting",
+    "record_delegation",
+    "report_end",
+    "report_waiting",
+    "sweep",
+    "tell_owed",
+    "transition",
+]
