@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Coalesce, Now
@@ -23,10 +24,12 @@ from django.db.models.functions import Coalesce, Now
 from activity.counters import count
 from config.evt import evt
 from config.jobs import Job, enqueue
+from config.locks import lock_in_transaction
 from config.states import update_returning
 from provisioning import progress
 from provisioning.backends.base import BackendError, Compute, ComputeState, ErrorClass, ImageInfo
 from provisioning.models import (
+    IMPORT,
     OPEN,
     RUNS,
     ProvisionRun,
@@ -42,6 +45,8 @@ FIRST_RING = timedelta(seconds=20)  # the message sent with the row has had its 
 RING_AGAIN = timedelta(seconds=60)
 MAX_ATTEMPTS = 5
 CAPACITY_ATTEMPTS, CAPACITY_WAIT_S = 3, 30.0  # room comes back later than a network does, or not at all
+IMPORT_SLOTS = "import-slots"
+NEXT_SLOT = timedelta(seconds=5)
 RETRY_FIRST_S, RETRY_LIMIT_S = 2, 60
 RECORDED = 3  # starts whose compute a stop looks at by id
 
@@ -91,7 +96,8 @@ def queue_teardown(
 
 
 def ring(run: ProvisionRun) -> None:
-    enqueue(Job.TEARDOWN if run.kind == RunKind.TEARDOWN else Job.PROVISION, run_id=run.pk)
+    job = Job.PROVISION_IMPORTED if run.trigger == IMPORT else Job.PROVISION
+    enqueue(Job.TEARDOWN if run.kind == RunKind.TEARDOWN else job, run_id=run.pk)
 
 
 def ring_for_waiting(workspace_id: UUID) -> None:
@@ -106,8 +112,39 @@ def ring_for_waiting(workspace_id: UUID) -> None:
         ring(run)
 
 
+@transaction.atomic
+def has_slot(run_id: UUID) -> bool:
+    """Whether the run may be claimed now: of an import's starts only so many are in flight, over all workers.
+
+    A start holds its slot from its claim until the backend's start has returned. Called in the transaction of
+    the claim, it is still true there; one without a slot is due again in a moment.
+    """
+    limit = settings.MOLECULE_PROVISION_CONCURRENCY
+    if not limit or not ProvisionRun.objects.imported().filter(pk=run_id).exists():
+        return True
+    lock_in_transaction(IMPORT_SLOTS)
+    if ProvisionRun.objects.imported().in_flight().exclude(pk=run_id).count() < limit:
+        return True
+    ProvisionRun.objects.filter(pk=run_id, state=RunState.QUEUED).update(due_at=Now() + NEXT_SLOT)
+    return False
+
+
+def ring_for_slots() -> None:
+    """An import's start has ended: ring for those that have waited longest, one for each free slot."""
+    limit = settings.MOLECULE_PROVISION_CONCURRENCY
+    free = limit - ProvisionRun.objects.imported().in_flight().count()
+    waiting = ProvisionRun.objects.imported().filter(state=RunState.QUEUED, attempts=0)
+    for run in waiting.order_by("queued_at", "pk")[: max(0, free)]:
+        ring(run)
+
+
+@transaction.atomic
 def claim_run(run_id: UUID) -> ProvisionRun | None:
-    """Take the run under a lease. None: somebody works on it, or it is over; a doubled message ends here."""
+    """Take the run under a lease. None: somebody works on it, it is over, or it has to wait for a slot;
+    a doubled message ends here.
+    """
+    if not has_slot(run_id):
+        return None
     owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
     claimed = _move(
         ProvisionRun.objects.filter(pk=run_id).claimable(),

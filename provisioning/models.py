@@ -65,6 +65,14 @@ class ProvisionRunQuerySet(models.QuerySet["ProvisionRun"]):
     def starts(self) -> Self:
         return self.exclude(kind=RunKind.TEARDOWN)
 
+    def imported(self) -> Self:
+        """Asked for by an import: they share its slots."""
+        return self.filter(trigger=IMPORT).starts()
+
+    def in_flight(self) -> Self:
+        """With a worker that lives: claimed, and the backend's start has not returned yet."""
+        return self.filter(state=RunState.RUNNING, lease_expires_at__gt=Now())
+
     def leased_by(self, run: ProvisionRun) -> Self:
         """The run as long as nobody took it over or ended it: the fence of its worker's own writes."""
         return self.filter(pk=run.pk, state=RunState.RUNNING, lease_owner=run.lease_owner)

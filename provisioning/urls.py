@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.urls import path
 
 from access.permissions import AdminAccess, WorkspaceAccess
+from provisioning.operator_views import PlanViewSet
 from provisioning.permissions import BootAccess
 from provisioning.views import BootFailure, BootView, BootViewSet
 from provisioning.views import LifecycleViewSet as View
@@ -19,6 +20,7 @@ urlpatterns = [
     path("workspaces/<workspace_id>/resume", View.as_view({"post": "resume"}, **_ACCESS)),
     path("workspaces/<workspace_id>/hibernate", View.as_view({"post": "hibernate"}, **_ACCESS)),
     path("workspaces/<workspace_id>/provision-runs", View.as_view({"get": "runs"}, **_ACCESS)),
+    path("workspaces/<workspace_id>/provision-plan", PlanViewSet.as_view({"post": "create"}, **_ADMIN)),
     path("workspaces/<workspace_id>/console", BootViewSet.as_view({"get": "console"}, **_ADMIN)),
     path("workspaces/<workspace_id>/boot-log", BootViewSet.as_view({"get": "log"}, **_ADMIN)),
     path("internal/workspaces/boot-config", BootView.as_view({"get": "config"}, **_BOOT)),

@@ -178,7 +178,12 @@ class Plan:
     backend: str
     environment_keys: Sequence[str]
     files: Sequence[str]
-    checks: Mapping[str, str]
+    checks: Mapping[str, str]  # name -> "ok", or what is wrong
+    image: str | None = None
+    image_digest: str | None = None
+    mounts: Sequence[str] = ()  # `source:target`, with `:ro` where it may only be read
+    limits: Mapping[str, Any] = field(default_factory=dict)  # of memory, processors, disk; units in the names
+    instance_type: str | None = None
 
 
 class Backend(Protocol):

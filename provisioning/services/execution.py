@@ -24,8 +24,9 @@ from config.evt import evt
 from provisioning import dispatch, ledger, progress
 from provisioning.backends.base import BackendError, ComputeState, ErrorClass, Started
 from provisioning.leases import ToldToStop, drop_connection, kept_lease, lifecycle_turn, stoppable
-from provisioning.models import STOPS_FIRST, ProvisionRun, WorkspaceLifecycle
+from provisioning.models import IMPORT, STOPS_FIRST, ProvisionRun, WorkspaceLifecycle
 from provisioning.preparation import mint_secrets, prepare
+from provisioning.required_env import check_required_env
 from provisioning.services import restart_contexts
 from provisioning.services.boot_bundles import boot_token
 from workspaces.defaults import provision_timeout_s
@@ -53,7 +54,7 @@ class LeaseLost(Exception):
 def provision(run_id: UUID) -> None:
     """Do the work of one queued run, unless somebody does or has done it."""
     found = ProvisionRun.objects.filter(pk=run_id).values_list("workspace_id", flat=True).first()
-    if found is None:
+    if found is None or not ledger.has_slot(run_id):
         return
     with lifecycle_turn(found) as mine:
         if mine and (run := ledger.claim_run(run_id)):
@@ -76,6 +77,8 @@ def execute_run(run: ProvisionRun) -> None:
         ledger.hand_back(run)
         log.info("run.handed_back", run_id=str(run.pk))
         raise
+    if run.trigger == IMPORT:
+        ledger.ring_for_slots()
     state = ProvisionRun.objects.values_list("state", flat=True).filter(pk=run.pk).first()
     log.info("run.left", run_id=str(run.pk), state=state)
 
@@ -108,6 +111,7 @@ def _start(run: ProvisionRun) -> None:
         restart_contexts.start_clock(run.workspace_id, timeout)
     with _step(run, "prepare"):
         spec = prepare(workspace, run)
+        check_required_env(spec)
     try:
         with _step(run, "image") as notes:
             image = dispatch.ensure_image(spec)
