@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.urls import path
 
 from access.permissions import AdminAccess, WorkspaceAccess
-from provisioning.operator_views import PlanViewSet
+from provisioning.operator_views import DuplicatesViewSet, PlanViewSet
 from provisioning.permissions import BootAccess
 from provisioning.views import BootFailure, BootView, BootViewSet
 from provisioning.views import LifecycleViewSet as View
@@ -15,6 +15,8 @@ _ADMIN = {"permission_classes": [AdminAccess]}
 _BOOT = {"permission_classes": [BootAccess]}
 
 urlpatterns = [
+    path("admin/workspaces/duplicates", DuplicatesViewSet.as_view({"get": "list"}, **_ADMIN)),
+    path("admin/workspaces/duplicates/cleanup", DuplicatesViewSet.as_view({"post": "clean_up"}, **_ADMIN)),
     path("workspaces/<workspace_id>/restart", View.as_view({"post": "restart"}, **_ACCESS)),
     path("workspaces/<workspace_id>/pause", View.as_view({"post": "pause"}, **_ACCESS)),
     path("workspaces/<workspace_id>/resume", View.as_view({"post": "resume"}, **_ACCESS)),

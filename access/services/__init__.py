@@ -13,6 +13,7 @@ from access.services.secrets import (
     save_secret,
     secret_environment,
     secret_keys,
+    secrets_by_workspace,
     set_workspace_secret,
     store_secrets,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "save_secret",
     "secret_environment",
     "secret_keys",
+    "secrets_by_workspace",
     "set_workspace_secret",
     "store_secrets",
     "token_hash",

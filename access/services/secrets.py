@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
@@ -186,6 +186,15 @@ def secret_keys(workspace_id: UUID) -> list[str]:
     shared = GlobalSecret.objects.values_list("key", flat=True)
     own = WorkspaceSecret.objects.filter(workspace_id=workspace_id).values_list("key", flat=True)
     return sorted({*shared, *own})
+
+
+def secrets_by_workspace(workspace_ids: Iterable[UUID]) -> dict[UUID, set[str]]:
+    """The names of each workspace's own secrets; those without any are absent."""
+    held: dict[UUID, set[str]] = {}
+    rows = WorkspaceSecret.objects.filter(workspace_id__in=list(workspace_ids))
+    for workspace_id, key in rows.values_list("workspace_id", "key"):
+        held.setdefault(workspace_id, set()).add(key)
+    return held
 
 
 Row = TypeVar("Row", GlobalSecret, WorkspaceSecret)

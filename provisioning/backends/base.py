@@ -150,6 +150,7 @@ class Compute:
     started_at: datetime | None = None
     runtime: str = ""
     url: str | None = None  # where the server reaches it now, told only by backends whose addresses move
+    vcpus: float | None = None  # processors it holds, where the platform counts them
     restarts: int = 0  # times it ended and the platform started it again by itself
 
 
