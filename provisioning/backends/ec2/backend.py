@@ -199,14 +199,22 @@ class Ec2Backend(Bare):
     def dry_run(self, spec: StartSpec) -> Plan:
         outside_transaction()
         attempt = attempts(self._options)[0]
-        checks = {"instance_type": self._options.instance_type(spec.tier), "market": attempt.market}
+        checks = {}
         try:
             request = launch_request(spec, self._options, attempt, self._root_device)
             with translated(self._options.region, request["InstanceType"]):
                 self._client.run_instances(**(request | {"DryRun": True}))
         except BackendError as error:
             checks["ec2"] = "ok" if code_of(error) == "DryRunOperation" else error.safe_message
-        return Plan(self.label, sorted(spec.environment), sorted(spec.files), checks)
+        return Plan(
+            self.label,
+            sorted(spec.environment),
+            sorted(spec.files),
+            checks,
+            image=spec.image,
+            limits={"market": attempt.market},
+            instance_type=self._options.instance_type(spec.tier),
+        )
 
     # --- Stop
 

@@ -45,6 +45,7 @@ class Machine:
     market: str
     runtime: str
     tier: int
+    vcpus: float | None  # None where EC2 does not say
     has_metadata: bool  # the metadata service answers on it
 
     @property
@@ -65,7 +66,13 @@ class Machine:
 
     def as_compute(self) -> Compute:
         return Compute(
-            self.workspace_id, self.instance_id, self.generation, self.state, self.launched_at, self.runtime
+            self.workspace_id,
+            self.instance_id,
+            self.generation,
+            self.state,
+            self.launched_at,
+            self.runtime,
+            vcpus=self.vcpus,
         )
 
 
@@ -95,5 +102,12 @@ def _machine(one: InstanceTypeDef) -> Machine:
         market=one.get("InstanceLifecycle", "on-demand"),
         runtime=values.get(tags.RUNTIME, ""),
         tier=int(tier) if tier.isdecimal() else 0,
+        vcpus=_vcpus(one),
         has_metadata=one.get("MetadataOptions", {}).get("HttpEndpoint") != "disabled",
     )
+
+
+def _vcpus(one: InstanceTypeDef) -> float | None:
+    options = one.get("CpuOptions", {})
+    cores = options.get("CoreCount")
+    return cores * options.get("ThreadsPerCore", 1) if cores else None
