@@ -179,11 +179,11 @@ class Plan:
     backend: str
     environment_keys: Sequence[str]
     files: Sequence[str]
-    checks: Mapping[str, str]  # name -> "ok", or what is wrong
+    checks: Mapping[str, str]  # name -> "ok" (and a remark), or what is wrong
     image: str | None = None
     image_digest: str | None = None
-    mounts: Sequence[str] = ()  # `source:target`, with `:ro` where it may only be read
-    limits: Mapping[str, Any] = field(default_factory=dict)  # of memory, processors, disk; units in the names
+    mounts: Sequence[str] = ()  # the agent's folders that outlive its compute
+    limits: Mapping[str, Any] = field(default_factory=dict)  # of what a tier limits; units in the names
     instance_type: str | None = None
 
 

@@ -42,7 +42,7 @@ def plan_start(workspace: Workspace) -> dict[str, Any]:
         details, found = _dry_run(spec)
         plan |= details
         checks = {"prepare": OK, "required_env": required, **found}
-    return {**plan, "checks": checks, "ok": set(checks.values()) == {OK}}
+    return {**plan, "checks": checks, "ok": all(one.startswith(OK) for one in checks.values())}
 
 
 def _dry_run(spec: StartSpec) -> tuple[dict[str, Any], dict[str, str]]:

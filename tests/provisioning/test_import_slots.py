@@ -79,7 +79,8 @@ def test_an_import_of_forty_never_has_more_than_three_starts_in_flight(backend, 
     assert queue_of(Job.PROVISION_IMPORTED) == "bulk"
     done = ProvisionRun.objects.filter(state=RunState.STARTED)
     work_together(doorbell, 8, until=lambda: done.count() == 40)
-    assert (in_flight.most, len(backend.specs)) == (3, 40)
+    assert 1 < in_flight.most <= 3
+    assert len(backend.specs) == 40
     assert {spec.workspace_id for spec in backend.specs} == {row.pk for row in rows}
     assert sum("evt: provision.start" in record.message for record in caplog.records) == 40
     assert sum("run.entered" in record.message for record in caplog.records) == 40

@@ -315,12 +315,19 @@ class DockerBackend(Bare):
         shape.check_names(spec)
         with explained("the container engine could not be asked"):
             image, is_here = self._images.plan(spec)
-        checks: dict[str, Any] = {
-            "image": f"{image}: {'here' if is_here else 'to be pulled or built'}",
-            "limits": f"{limits.memory_mb} MiB, {limits.nano_cpus / 10**9:g} CPU, {limits.pids} processes",
-            "mounts": ", ".join(shape.mounted(spec, limits)),
-        }
-        return Plan(self.label, sorted(spec.environment), sorted(spec.files), checks)
+        return Plan(
+            self.label,
+            sorted(spec.environment),
+            sorted(spec.files),
+            {"image": "ok" if is_here else "ok, but to be pulled or built"},
+            image=image,
+            mounts=shape.mounted(spec, limits),
+            limits={
+                "memory_mb": limits.memory_mb,
+                "cpus": limits.nano_cpus / 10**9,
+                "processes": limits.pids,
+            },
+        )
 
     def close(self) -> None:
         self._engine.close()
