@@ -7,23 +7,28 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import httpx
 import psutil
 import pytest
 from celery import Celery
 from django.conf import settings as django_settings
 from django.db import connection
 
+from activity.models import ActivityLog
 from config import jobs
 from provisioning import services
 from provisioning.backends.base import Compute
 from provisioning.backends.process import ProcessBackend
 from provisioning.models import ProvisionRun, RunState
+from tests.conftest import ADMIN_TOKEN
 from tests.provisioning.harness import eventually
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace
@@ -67,7 +72,7 @@ class Workers:
     def start(self) -> subprocess.Popen[bytes]:
         """A worker with its own beat, as the stack runs them, in a process group of its own."""
         schedule = self.folder / f"beat-{len(self.running)}"
-        command = f"celery -A config worker -B -s {schedule} -Q lifecycle,teardown,sweeps"
+        command = f"celery -A config worker -B -s {schedule} -Q lifecycle,bulk,teardown,delegations,sweeps"
         habits = "-c 3 --prefetch-multiplier 1 -l info --without-gossip --without-mingle"
         with open(self.folder / f"worker-{len(self.running)}.log", "wb") as log:
             worker = subprocess.Popen(
@@ -209,6 +214,9 @@ def test_a_restart_and_a_delete_reach_the_real_agent(workers):
     watched(workers, [row], lambda: is_online(row), within_s=30)
     (second,) = workers.agents()
     assert (first.generation, second.generation) == (1, 2)
+    told = ActivityLog.objects.filter(workspace_id=row.pk, message_id=f"restart-context-{row.pk}-2")
+    watched(workers, [row], lambda: told.exclude(response_body=None).exists(), within_s=60)
+    assert told.get().status == "ok"
     services.pause(row.pk, cascade=True, dry_run=False)
     assert workers.agents() == []
     services.resume(row.pk, cascade=True, dry_run=False)
@@ -229,3 +237,49 @@ def test_a_killed_agent_is_noticed_and_brought_back(workers):
     watched(workers, [row], lambda: not is_online(row), within_s=30)
     watched(workers, [row], lambda: is_online(row), within_s=30)
     assert [agent.generation for agent in workers.agents()] == [2]
+
+
+FIFTY = 50
+
+
+@pytest.mark.timeout(420)
+def test_fifty_created_at_once_all_come_online_although_a_worker_is_killed(workers, live_server):
+    """Over HTTP, eight clients at a time; one of two workers dies with its starts in its hands. None is lost,
+    none has a second process.
+    """
+    (workers.folder / "light-agents").touch()
+    doomed, _ = workers.start(), workers.start()
+
+    def create(number: int) -> str:
+        answer = httpx.post(
+            f"{live_server.url}/workspaces",
+            json={"name": f"agent {number}", "runtime": "langgraph"},
+            headers={"Authorization": f"Bearer {ADMIN_TOKEN}"},
+            timeout=60,
+        )
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
+
+    with ThreadPoolExecutor(8) as clients:
+        ids = set(clients.map(create, range(FIFTY)))
+    assert len(ids) == FIFTY
+    online = Workspace.objects.filter(status=Status.ONLINE)
+    eventually(lambda: online.count() >= 5, within_s=90)
+    os.killpg(doomed.pid, signal.SIGKILL)
+    doomed.wait()
+    assert online.count() < FIFTY
+    deadline = time.monotonic() + 240
+    while online.count() < FIFTY or ProvisionRun.objects.exclude(state=RunState.SUCCEEDED).exists():
+        each = Counter(agent.workspace_id for agent in workers.agents())
+        assert max(each.values(), default=0) <= 1, "two agents for one workspace"
+        assert time.monotonic() < deadline, workers.logs()
+        time.sleep(0.5)
+    agents = workers.agents()
+    assert {str(agent.workspace_id) for agent in agents} == ids
+    assert len(agents) == FIFTY
+    runs = ProvisionRun.objects.all()
+    assert (runs.count(), set(runs.values_list("state", "generation"))) == (
+        FIFTY,
+        {(RunState.SUCCEEDED, 1)},
+    )
+    assert {run.compute_id for run in runs} == {agent.compute_id for agent in agents}
