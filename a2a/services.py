@@ -31,7 +31,7 @@ from config.errors import (
     Unavailable,
 )
 from config.locks import lock_in_transaction
-from provisioning.services import wake
+from provisioning.services import is_waking, wake
 from workspaces.budgets import effective_spend
 from workspaces.defaults import is_saas
 from workspaces.models import DeliveryMode, Status, UrlSource, Workspace
@@ -118,7 +118,7 @@ def call_for(target: Workspace) -> Call:
     Raises Unavailable (no url, or asleep: then it is woken), BadGateway (an address we do not call).
     """
     if not target.url:
-        if wake_sleeping(target):
+        if wake_sleeping(target) or is_waking(target):
             raise _waking()
         raise Unavailable("workspace has no URL", status=target.status)
     if target.url_source == UrlSource.PLATFORM:

@@ -5,7 +5,7 @@ from provisioning.ledger import finish_run
 from provisioning.services.boot_bundles import boot_config, consume_boot_bundle, note_phase
 from provisioning.services.boot_failures import report_boot_failure
 from provisioning.services.execution import provision
-from provisioning.services.parking import Result, hibernate, pause, resume, wake
+from provisioning.services.parking import Result, hibernate, is_waking, pause, resume, wake
 from provisioning.services.restart_contexts import deliver_context, is_context_pending
 from provisioning.services.restarts import (
     Trigger,
@@ -27,6 +27,7 @@ __all__ = [
     "has_provisioner",
     "hibernate",
     "is_context_pending",
+    "is_waking",
     "note_phase",
     "pause",
     "provision",

@@ -15,7 +15,7 @@ from django.db import transaction
 from config.errors import BadGateway, BadRequest, Conflict, Internal, NotFound, Unavailable
 from config.evt import evt
 from provisioning import dispatch, ledger
-from provisioning.models import RunKind
+from provisioning.models import ProvisionRun, RunKind
 from provisioning.services.execution import owe_stop
 from provisioning.services.restarts import forget_pending
 from provisioning.services.stops import Outcome, stop_all
@@ -120,6 +120,14 @@ def wake(workspace_id: UUID) -> bool:
         if claim:
             dispatch.provision_async(claim.workspace, kind=RunKind.WAKE, trigger="message")
     return True
+
+
+def is_waking(row: Workspace) -> bool:
+    """Whether the start under way is one that a message asked for."""
+    if row.status != Status.PROVISIONING:
+        return False
+    runs = ProvisionRun.objects.filter(workspace_id=row.pk, generation=row.generation)
+    return runs.filter(kind=RunKind.WAKE).exists()
 
 
 def hibernate(workspace_id: UUID, *, force: bool) -> None:

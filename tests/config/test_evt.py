@@ -16,8 +16,8 @@ def lines(caplog: Any) -> Any:
 
 
 def test_a_line_is_the_name_and_sorted_json(lines: Any) -> None:
-    evt("workspace.online", {"b": 1, "a": "ü\n"})
-    assert lines() == ['evt: workspace.online {"a": "\\u00fc\\n", "b": 1}']
+    evt("workspace.online", {"b": 1, "a": "ü\n\u2028"})
+    assert lines() == ['evt: workspace.online {"a": "\\u00fc\\n\\u2028", "b": 1}']
 
 
 def test_a_line_without_fields_ends_with_an_empty_object(lines: Any) -> None:
@@ -25,8 +25,21 @@ def test_a_line_without_fields_ends_with_an_empty_object(lines: Any) -> None:
     assert lines() == ["evt: boot {}"]
 
 
+class Mean(dict[str, Any]):
+    def __bool__(self) -> bool:
+        raise RuntimeError("not even that")
+
+
+def nested() -> dict[str, Any]:
+    inner: dict[str, Any] = {}
+    inner["self"] = inner
+    return inner
+
+
 @pytest.mark.parametrize(
-    "fields", [{"x": object()}, {"x": float("nan")}, {1: "a", "b": 2}], ids=["object", "nan", "mixed keys"]
+    "fields",
+    [{"x": object()}, {"x": float("nan")}, {1: "a", "b": 2}, nested(), Mean()],
+    ids=["object", "nan", "mixed keys", "cycle", "raises"],
 )
 def test_fields_that_cannot_be_written_never_raise(lines: Any, fields: Any) -> None:
     evt("odd", fields)
