@@ -39,6 +39,10 @@ _LOOPBACK = ("127.0.0.0/8", "::1/128")
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8")
 
 
+class Unresolvable(BadRequest):
+    """The name has no address now; later it may."""
+
+
 def check_url(url: str, *, is_saas: bool) -> None:
     """Judge a url that is to be stored. Raises BadRequest with a text that never contains the address.
 
@@ -114,5 +118,5 @@ def _addresses(host: str) -> list[Address]:
         found = lookup.result(timeout=RESOLVE_TIMEOUT_S)
     except (OSError, UnicodeError, FutureTimeout):
         lookup.cancel()  # one that still waits for a thread must not take it from others
-        raise BadRequest(f'hostname "{host}" cannot be resolved (DNS error)') from None
+        raise Unresolvable(f'hostname "{host}" cannot be resolved (DNS error)') from None
     return [ipaddress.ip_address(str(entry[4][0]).split("%")[0]) for entry in found]

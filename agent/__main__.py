@@ -109,6 +109,13 @@ def parser() -> argparse.ArgumentParser:
             "with serve <config-dir>/.state)",
         )
         command.add_argument(
+            "--workspace-dir",
+            type=Path,
+            metavar="DIR",
+            help="what the agent calls /workspace; files of the user go there (default: the folder "
+            "workspace in the state directory, with serve beside the config directory)",
+        )
+        command.add_argument(
             "--name", metavar="TEXT", help="name in the agent card (default: the workspace's)"
         )
         command.add_argument("--description", metavar="TEXT", help="env MOLECULE_AGENT_ROLE")
@@ -166,6 +173,8 @@ def _serve_settings(options: argparse.Namespace) -> Settings:
         script=script,
         heartbeat_s=_seconds(options.heartbeat_seconds),
         poll_s=_seconds(options.poll_seconds),
+        workspace_dir=options.workspace_dir or directory.absolute().parent / "workspace",
+        config_dir=directory,
         state_dir=state_dir,
         name=options.name or workspace_id,
         description=_description(options),
@@ -180,7 +189,7 @@ def _connect_settings(options: argparse.Namespace) -> Settings:
     workspace_id = _workspace_id(options)
     platform_url = _platform_url(options.url, "--url")
     token = _token(options.token or os.environ.get("MOLECULE_WORKSPACE_TOKEN") or "")
-    default_dir = Path.home() / ".workspace-agent" / workspace_id
+    state_dir = _state_dir(options.state_dir or Path.home() / ".workspace-agent" / workspace_id)
     return Settings(
         platform_url=platform_url,
         workspace_id=workspace_id,
@@ -188,7 +197,8 @@ def _connect_settings(options: argparse.Namespace) -> Settings:
         script=_script(options),
         heartbeat_s=_seconds(options.heartbeat_seconds),
         poll_s=_seconds(options.poll_seconds),
-        state_dir=_state_dir(options.state_dir or default_dir),
+        workspace_dir=options.workspace_dir or state_dir / "workspace",
+        state_dir=state_dir,
         name=options.name or workspace_id,
         description=_description(options),
         announce=lambda line: print(line, flush=True),

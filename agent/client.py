@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -108,6 +108,16 @@ class Platform:
         headers = {"X-Workspace-ID": self.workspace_id} if as_workspace else {}
         return self._call("POST", path, json.dumps(body, separators=(",", ":")).encode(), headers, timeout_s)
 
+    def connection(self, timeout_s: float) -> HTTPConnection:
+        """For a transfer that is no JSON call; not connected yet."""
+        scheme, host, port = self._netloc
+        return (HTTPSConnection if scheme == "https" else HTTPConnection)(host, port, timeout=timeout_s)
+
+    def send(self, connection: HTTPConnection, method: str, path: str) -> HTTPResponse:
+        """One request without a body; its answer, still to be read. Raises OSError, HTTPException."""
+        connection.request(method, self._prefix + path, b"" if method == "POST" else None, self._headers())
+        return connection.getresponse()
+
     def own(self, suffix: str) -> str:
         """A path below this workspace: `own("notify")` is `/workspaces/<id>/notify`."""
         return workspace_path(self.workspace_id, suffix)
@@ -115,9 +125,8 @@ class Platform:
     def _call(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout_s: float
     ) -> Answer:
-        scheme, host, port = self._netloc
         sent = False
-        connection = (HTTPSConnection if scheme == "https" else HTTPConnection)(host, port, timeout=timeout_s)
+        connection = self.connection(timeout_s)
         try:
             connection.request(method, self._prefix + path, body, {**self._headers(), **headers})
             sent = True

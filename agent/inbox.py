@@ -14,9 +14,11 @@ from urllib.parse import quote
 
 from agent.client import Answer, Backoff, Platform, Unreachable, spread, workspace_path
 from agent.cursor import InboxCursor
-from agent.messages import quoted, read_message, send_request
+from agent.messages import quoted, read_message, send_request, with_local_files
 from agent.replies import RpcError
 from agent.rpc import Answering, Stopping
+from agent.uploads import METHOD as UPLOAD_METHOD
+from agent.uploads import Uploads
 
 log = logging.getLogger("agent")
 
@@ -56,12 +58,14 @@ class Inbox:
         platform: Platform,
         answering: Answering,
         cursor: InboxCursor,
+        uploads: Uploads,
         poll_s: float,
         announce: Callable[[str], None],
     ) -> None:
         self._platform = platform
         self._answering = answering
         self._cursor = cursor
+        self._uploads = uploads
         self._poll_s = poll_s
         self._announce = announce
         self._acks = True
@@ -113,16 +117,27 @@ class Inbox:
         return self._platform.get(self._platform.own("activity"), query)
 
     def _handle(self, rows: list[Row]) -> int:
-        """Handle rows oldest first, acknowledge those done, also when a later one fails; return how many."""
+        """Handle rows oldest first, acknowledge those done, also when a later one fails; return how many.
+
+        Files are fetched beside each other; whatever comes after them waits until they are here.
+        """
         done: list[Row] = []
+        batch = self._uploads.batch()
         try:
             for row in rows:
-                answered = not self._cursor.was_handled(row.row_id) and self._handle_row(row)
+                answered = False
+                if row.method == UPLOAD_METHOD:
+                    if not self._cursor.was_handled(row.row_id) and not batch.add(row.envelope):
+                        log.warning("inbox: row %s names no file", row.row_id)
+                else:
+                    batch.settle()
+                    answered = not self._cursor.was_handled(row.row_id) and self._handle_row(row)
                 self._cursor.advance(row.row_id)
                 done.append(row)
                 if answered:
                     self._cursor.save()
         finally:
+            batch.settle()
             if done:
                 self._cursor.save()
                 self._acknowledge(done[-1])
@@ -131,7 +146,7 @@ class Inbox:
     def _handle_row(self, row: Row) -> bool:
         """False when the row needed no answer. Raises TryLater, Stopping."""
         reason = self._reason_to_skip(row)
-        message = read_message(row.envelope)
+        message = read_message(with_local_files(row.envelope, self._uploads.local_uri))
         if reason is None and message is None:
             reason = f"{quoted(row.method, 40)} is no message"
         if reason is not None or message is None:
@@ -143,7 +158,7 @@ class Inbox:
             return False
         if row.row_id not in self._unsent:  # work done is not done again because its answer got lost
             self._announce(f"inbox: message from {sender}: {quoted(message.text)}")
-            self._unsent = {row.row_id: self._answering.work_on(message.text)}
+            self._unsent = {row.row_id: self._answering.work_on(message)}
         try:
             self._deliver(row, self._unsent[row.row_id], message.delegation_id)
         except TryLater as error:
@@ -157,8 +172,6 @@ class Inbox:
     def _reason_to_skip(self, row: Row) -> str | None:
         if (row.method == "notify" and row.source_id is None) or row.source_id == self._platform.workspace_id:
             return "this agent's own message"
-        if row.method == "chat_upload_receive":
-            return "uploads are not fetched"
         if row.method == "delegate_result":
             return "the result of a delegation"
         if row.has_response:  # written while the workspace was in push mode

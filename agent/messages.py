@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4, uuid5
@@ -12,12 +13,13 @@ REPLY_NAMESPACE = UUID("6f1c1d0e-6a1f-4d0c-9d5e-2b7f1c0a9e11")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One A2A message as this agent uses it; file and data parts are not read."""
+    """One A2A message as this agent uses it: its text, and the uris of its files."""
 
     text: str
     role: str
     message_id: str
     delegation_id: str | None
+    files: tuple[str, ...] = ()
 
 
 def read_message(envelope: Any) -> Message | None:
@@ -33,7 +35,28 @@ def read_message(envelope: Any) -> Message | None:
         _string(message.get("role")) or "user",
         _string(message.get("messageId")),
         _string(metadata.get("delegation_id")) or None,
+        tuple(file["uri"] for file in _files(parts)),
     )
+
+
+def with_local_files(envelope: Any, local_uri: Callable[[str], str]) -> Any:
+    """The envelope with the uri of every file passed through `local_uri`, wherever parts may stand."""
+    params = _object(_object(envelope).get("params"))
+    for parts in (
+        _object(params.get("message")).get("parts"),
+        params.get("parts"),
+        _object(envelope).get("parts"),
+    ):
+        for file in _files(parts):
+            file["uri"] = local_uri(file["uri"])
+    return envelope
+
+
+def _files(parts: Any) -> Iterator[dict[str, Any]]:
+    for part in parts if isinstance(parts, list) else []:
+        file = _object(part).get("file")
+        if isinstance(file, dict) and isinstance(file.get("uri"), str):
+            yield file
 
 
 def agent_message(text: str, message_id: str | None = None) -> dict[str, Any]:

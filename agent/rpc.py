@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from agent.messages import agent_message, quoted, read_message
+from agent.messages import Message, agent_message, quoted, read_message
 from agent.replies import RpcError, Script
 from agent.tasks import TaskBoard
 
@@ -48,7 +48,7 @@ class Answering:
         if message is None:
             return _failed(request_id, INVALID_PARAMS)
         started = time.monotonic()
-        outcome = self.work_on(message.text)
+        outcome = self.work_on(message)
         log.info(
             "answered message %s in %d ms",
             quoted(message.message_id, 80),
@@ -58,16 +58,16 @@ class Answering:
             return _failed(request_id, outcome)
         return {"jsonrpc": "2.0", "id": request_id, "result": agent_message(outcome)}
 
-    def work_on(self, text: str) -> str | RpcError:
-        """The reply to `text`, after its delay, shown as a task while it lasts. Raises Stopping."""
-        reply = self.script.reply_to(text)
-        with self.board.task(text) as task:
+    def work_on(self, message: Message) -> str | RpcError:
+        """The reply to a message, after its delay, shown as a task while it lasts. Raises Stopping."""
+        reply = self.script.reply_to(message.text)
+        with self.board.task(message.text) as task:
             if reply.delay_s and self.stopping.wait(reply.delay_s):
                 raise Stopping
             if reply.error is not None:
                 task.failure = reply.error.message or f"error {reply.error.code}"
                 return reply.error
-        return reply.text
+        return "\n".join([reply.text, *message.files])
 
 
 def _failed(request_id: Any, error: RpcError) -> dict[str, Any]:

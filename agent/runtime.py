@@ -16,6 +16,7 @@ from agent.client import Platform
 from agent.credentials import Credentials
 from agent.cursor import InboxCursor
 from agent.exits import AgentExit, Exit, ExitCode, Shutdown
+from agent.folder import UploadFolder
 from agent.heartbeat import Heartbeat, PushQueue
 from agent.inbox import Inbox
 from agent.registration import agent_card, register
@@ -23,6 +24,7 @@ from agent.replies import Script
 from agent.rpc import Answering
 from agent.server import AgentServer
 from agent.tasks import TaskBoard
+from agent.uploads import Uploads
 
 log = logging.getLogger("agent")
 
@@ -38,11 +40,13 @@ class Settings:
     script: Script
     heartbeat_s: float
     poll_s: float
+    workspace_dir: Path  # what this agent calls /workspace
     state_dir: Path | None  # where the inbox cursor lives; None: push mode, no inbox
     name: str
     description: str
     announce: Callable[[str], None]  # one readable line per thing that happens
     own_url: str = ""  # where the control plane reaches this agent; "" in poll mode
+    config_dir: Path | None = None
     listener: socket.socket | None = None
 
 
@@ -64,6 +68,10 @@ class Agent:
         server = None
         if given.listener is not None:
             server = AgentServer(given.listener, answering, given.credentials.inbound_secret.read)
+            server.folder = UploadFolder(given.workspace_dir)
+            server.readable = {"/workspace": given.workspace_dir}
+            if given.config_dir is not None:
+                server.readable["/configs"] = given.config_dir
             server.card = card
             self._start("http", server.serve)
         self._start("control", lambda: self._control(platform, card, board, answering))
@@ -97,8 +105,10 @@ class Agent:
         given.announce("registered")
         if given.state_dir is not None:
             cursor = InboxCursor(given.state_dir / "cursor.json", given.workspace_id)
-            inbox = Inbox(platform, answering, cursor, given.poll_s, given.announce)
+            uploads = Uploads(platform, UploadFolder(given.workspace_dir), given.announce)
+            inbox = Inbox(platform, answering, cursor, uploads, given.poll_s, given.announce)
             self._start("inbox", lambda: inbox.run(stopping))
+            self._start("uploads", lambda: uploads.run(stopping))
         Heartbeat(platform, given.credentials, board, self._pushes, given.heartbeat_s).run(stopping)
 
     def _start(self, name: str, loop: Callable[[], None]) -> None:

@@ -1,22 +1,31 @@
-"""The agent's HTTP endpoint: the A2A route, its card and a health probe."""
+"""The agent's HTTP endpoint: the A2A route, files to and from the user, its card and a health probe."""
 
 from __future__ import annotations
 
 import hmac
 import json
 import logging
+import mimetypes
 import os
 import selectors
+import shutil
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socketserver import TCPServer
 from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
 
 from agent import __version__
+from agent.bodies import Body, BodyTooLarge, BrokenOff
+from agent.folder import UploadFolder
+from agent.ingest import REQUEST_LIMIT_BYTES, Refused, ingest
+from agent.names import sanitised
+from agent.reading import NotReadable, open_readable
 from agent.rpc import Answering, Stopping
 
 log = logging.getLogger("agent")
@@ -24,6 +33,8 @@ log = logging.getLogger("agent")
 BODY_LIMIT_BYTES = 16 * 1024 * 1024  # what the control plane's A2A proxy accepts
 DISCARD_LIMIT_BYTES = 4 * BODY_LIMIT_BYTES  # of a refused body: read on, so that the sender sees the answer
 CARD_PATH = "/.well-known/agent-card.json"
+INGEST_PATH = "/internal/chat/uploads/ingest"
+READ_PATH = "/internal/file/read"
 
 
 class AgentServer(ThreadingHTTPServer):
@@ -43,6 +54,8 @@ class AgentServer(ThreadingHTTPServer):
         self.answering = answering
         self.inbound_secret = inbound_secret
         self.card: dict[str, Any] = {}
+        self.folder: UploadFolder | None = None  # for the files of the user
+        self.readable: dict[str, Path] = {}  # `/workspace` and the like: where that is here
         self._wake_reader, self._wake_writer = os.pipe()
         self._open_requests = 0
         self._requests_changed = threading.Condition()
@@ -113,11 +126,16 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, {"status": "ok"})
         elif path == CARD_PATH:
             self._send(200, self._agent.card)
+        elif path == READ_PATH:
+            self._send_file()
         else:
             self._not_found()
 
     def do_POST(self) -> None:
-        if self.path.partition("?")[0] != "/":
+        path = self.path.partition("?")[0]
+        if path == INGEST_PATH and self._agent.folder is not None:
+            return self._ingest(self._agent.folder)
+        if path != "/":
             return self._not_found()
         if not self._is_authorised():
             return self._refuse(401, "missing or invalid inbound secret")
@@ -135,6 +153,44 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(200, self._agent.answering.answer(raw))
             except Stopping:
                 self._send(503, {"error": "agent is stopping", "busy": True}, close=True)
+
+    def _ingest(self, folder: UploadFolder) -> None:
+        """Files of the user; closed to everybody while no secret is known."""
+        if not self._is_authorised(open_without_secret=False):
+            return self._refuse(401, "missing or invalid inbound secret")
+        try:
+            body = Body(self.rfile, self.headers, REQUEST_LIMIT_BYTES)
+        except BodyTooLarge:
+            return self._refuse(413, "request body too large")
+        except BrokenOff as error:
+            return self._refuse(411, str(error))
+        with self._agent.open_request():
+            try:
+                files = ingest(body.read, self.headers.get("Content-Type", ""), folder)
+                status, answer = 200, {"files": files}
+            except Refused as refusal:
+                status, answer = refusal.status, refusal.body
+            body.drop_rest()
+            self._send(status, answer, close=status != 200)
+        return None
+
+    def _send_file(self) -> None:
+        """A file of this agent for the user, in pieces."""
+        if not self._is_authorised(open_without_secret=False):
+            return self._refuse(401, "missing or invalid inbound secret")
+        (path,) = parse_qs(urlsplit(self.path).query).get("path", [""])[:1]
+        try:
+            stream, size = open_readable(path, self._agent.readable)
+        except NotReadable as refusal:
+            return self._refuse(refusal.status, str(refusal))
+        with stream, self._agent.open_request():
+            self.send_response(200)
+            self.send_header("Content-Type", mimetypes.guess_type(path)[0] or "application/octet-stream")
+            self.send_header("Content-Length", str(size))
+            self.send_header("Content-Disposition", f'attachment; filename="{sanitised(path)}"')
+            self.end_headers()
+            shutil.copyfileobj(stream, self.wfile, 256 * 1024)
+        return None
 
     def _not_found(self) -> None:
         self._refuse(404, "not found")
@@ -156,12 +212,12 @@ class Handler(BaseHTTPRequestHandler):
     def _agent(self) -> AgentServer:
         return cast(AgentServer, self.server)
 
-    def _is_authorised(self) -> bool:
-        """Open while the agent knows no secret: the control plane hands one over with the registration."""
+    def _is_authorised(self, *, open_without_secret: bool = True) -> bool:
+        """Messages are taken while the agent knows no secret: one is handed over with the registration."""
         secret = self._agent.inbound_secret()
         scheme, _, given = (self.headers.get("Authorization") or "").partition(" ")
         if not secret:
-            return True
+            return open_without_secret
         return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), secret.encode())
 
     def _body_length(self) -> int | None:

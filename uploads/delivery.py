@@ -49,22 +49,18 @@ def way_of(target: Target, *, is_wired: bool) -> Way:
     """How a file reaches the agent. Raises Unprocessable when it never can, Unavailable when not yet."""
     if target.delivery_mode == DeliveryMode.POLL and is_wired:
         return Way.STAGE
+    require_url(target, "chat upload")
+    return Way.FORWARD
+
+
+def require_url(target: Target, what: str) -> None:
+    """Raises Unavailable for an agent that will say where it is, Unprocessable where none ever can."""
     if target.url:
-        return Way.FORWARD
+        return
     if target.delivery_mode == DeliveryMode.PUSH:
-        raise no_agent_yet()
-    raise no_callback_url("chat uploads")
-
-
-def no_agent_yet() -> Unavailable:
-    """The agent has not said where it is; it will."""
-    return Unavailable("workspace agent has not registered a URL yet; retry shortly")
-
-
-def no_callback_url(what: str) -> Unprocessable:
-    """There is no path and none will come by itself."""
-    return Unprocessable(
-        f"workspace has no callback URL: {what} need an agent in push mode",
+        raise Unavailable("workspace agent has not registered a URL yet; retry shortly")
+    raise Unprocessable(
+        f"workspace has no callback URL: {what} needs an agent in push mode",
         detail="re-register the agent in push mode with a public URL",
     )
 

@@ -7,6 +7,7 @@ from uploads import views
 urlpatterns = [
     path("uploads/limits", views.limits),
     path("workspaces/<workspace_id>/chat/uploads", views.upload),
+    path("workspaces/<workspace_id>/chat/download", views.download),
     path("workspaces/<workspace_id>/pending-uploads", views.pending),
     path("workspaces/<workspace_id>/pending-uploads/<file_id>/content", views.content),
     path("workspaces/<workspace_id>/pending-uploads/<file_id>/ack", views.ack),

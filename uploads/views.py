@@ -8,22 +8,25 @@ from __future__ import annotations
 from uuid import UUID
 
 import structlog
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 
 from access.authentication import principal_of
 from access.credentials import Kind, Principal
 from access.permissions import require_workspace
 from activity.feed import limit_of
-from config.errors import BadRequest, DomainError, NotImplementedHere, TooLarge, TooManyRequests
+from config.errors import BadRequest, DomainError, TooLarge, TooManyRequests, datastore_unavailable
 from config.http import json_response, only, path_uuid, workspace_uuid
 from config.limits import streamed_body
 from config.threads import release_connection
-from uploads import delivery, names, services
-from uploads.delivery import Way
+from uploads import delivery, mime_types, names, services
+from uploads.delivery import Target, Way
 from uploads.dispositions import download_headers
 from uploads.limits import LISTED, MAX_FILE_BYTES, MAX_FILES, MAX_LISTED, MAX_REQUEST_BYTES
 from uploads.models import PendingUpload
 from uploads.receiving import body_too_large, received_files
+
+MAX_ERROR_BYTES = 64 * 1024
 
 log = structlog.get_logger(__name__)
 
@@ -46,11 +49,11 @@ def upload(request: HttpRequest, workspace_id: str) -> HttpResponseBase:
     one, _ = _admitted(request, workspace_id)
     target = delivery.target_of(one)
     way = delivery.way_of(target, is_wired=delivery.is_wired())
-    if way is Way.FORWARD:
-        raise NotImplementedHere("uploads to agents in push mode are not part of this release")
     if int(request.META.get("CONTENT_LENGTH") or 0) > MAX_REQUEST_BYTES:
         raise body_too_large()
     release_connection()  # the sender may be slow
+    if way is Way.FORWARD:
+        return _forwarded(request, target)
     is_outbound = request.GET.get("direction") == "to_user"
     try:
         with received_files(streamed_body(request), request.META.get("CONTENT_TYPE", "")) as items:
@@ -59,6 +62,40 @@ def upload(request: HttpRequest, workspace_id: str) -> HttpResponseBase:
         _log_rejected(one, refusal)
         raise
     return json_response({"files": staged})
+
+
+def _forwarded(request: HttpRequest, target: Target) -> HttpResponseBase:
+    declared = request.META.get("CONTENT_LENGTH") or ""
+    answered = services.forward_upload(
+        target,
+        streamed_body(request),
+        content_type=request.META.get("CONTENT_TYPE", ""),
+        length=int(declared) if declared not in {"", "0"} else None,
+    )
+    return StreamingHttpResponse(
+        answered.chunks(), status=answered.status, content_type=answered.content_type
+    )
+
+
+@only("GET")
+def download(request: HttpRequest, workspace_id: str) -> HttpResponseBase:
+    """`GET /workspaces/:id/chat/download`, class Workspace: the agent's file `?path=`."""
+    one, _ = _admitted(request, workspace_id)
+    path = services.checked_path(request.GET.get("path", ""))
+    try:
+        target = delivery.target_of(one)
+    except DatabaseError:
+        raise datastore_unavailable() from None
+    delivery.require_url(target, "download")
+    release_connection()
+    answered = services.fetch_artefact(target, path)
+    if answered.status != 200:
+        body = answered.beginning(MAX_ERROR_BYTES)
+        return HttpResponse(body, status=answered.status, content_type=answered.content_type)
+    headers = download_headers(path.rpartition("/")[2], mime_types.sanitised(answered.content_type))
+    if answered.length is not None:
+        headers["Content-Length"] = str(answered.length)
+    return StreamingHttpResponse(answered.chunks(), headers=headers)
 
 
 def _log_rejected(workspace_id: UUID, refusal: DomainError) -> None:

@@ -50,6 +50,11 @@ class FakePlatform:
         self.always: dict[str, Scripted] = {}
         self.hands_over: dict[str, str] = {}  # added to register and heartbeat answers
         self.lost_cursors: set[str] = set()
+        self.files: dict[str, bytes] = {}  # staged, by id
+        self.acked: list[str] = []
+        self.delays_s: dict[str, float] = {}  # by the end of the path
+        self.connections: set[tuple[str, int]] = set()  # that asked for files
+        self.at_once = self.most_at_once = 0
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -87,6 +92,15 @@ class FakePlatform:
             self.rows.append(row)
         return str(row["id"])
 
+    def add_file(self, data: bytes, name: str = "a.txt", **changes: Any) -> str:
+        """Stage a file and put its row into the inbox; return the file's id."""
+        file_id = str(uuid4())
+        uri = f"platform-pending:{WORKSPACE}/{file_id}"
+        body = {"file_id": file_id, "name": name, "mimeType": "text/plain", "size": len(data), "uri": uri}
+        self.files[file_id] = data
+        self.add_message("", method="chat_upload_receive", request_body=body | changes)
+        return file_id
+
     def calls(self, suffix: str) -> list[Seen]:
         with self._lock:
             return [seen for seen in self.seen if seen.path.endswith(suffix)]
@@ -98,8 +112,18 @@ class FakePlatform:
     def notified(self) -> list[str]:
         return [seen.body["message"] for seen in self.calls("/notify")]
 
-    def answer(self, seen: Seen) -> Scripted:
+    def answer(self, seen: Seen, client: tuple[str, int]) -> Scripted:
+        is_file = seen.path.endswith("/content")
         with self._lock:
+            self.at_once += is_file
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            if "/pending-uploads/" in seen.path:
+                self.connections.add(client)
+        for suffix, seconds in self.delays_s.items():
+            if seen.path.endswith(suffix):
+                time.sleep(seconds)
+        with self._lock:
+            self.at_once -= is_file
             self.seen.append(seen)
             if self.scripted.get(seen.path):
                 return self.scripted[seen.path].popleft()
@@ -126,9 +150,23 @@ class FakePlatform:
             return Scripted(200, {"last_acked_seq": seen.body["acked_seq"]})
         if seen.path == f"{own}/notify":
             return Scripted(200, {"status": "sent"})
+        if seen.path.startswith(f"{own}/pending-uploads"):
+            return self._pending(seen.path.removeprefix(f"{own}/pending-uploads").strip("/"))
         if seen.path == f"/workspaces/{PEER}/a2a":
             return Scripted(200, {"status": "queued", "delivery_mode": "poll", "method": "message/send"})
         return Scripted(404, {"error": "not found"})
+
+    def _pending(self, path: str) -> Scripted:
+        if not path:
+            bodies = [row["request_body"] for row in self.rows if row["method"] == "chat_upload_receive"]
+            return Scripted(200, {"files": [one for one in bodies if one["file_id"] not in self.acked]})
+        file_id, _, what = path.partition("/")
+        if file_id not in self.files or (what == "content" and file_id in self.acked):
+            return Scripted(404, {"error": "pending upload not found"})
+        if what == "ack":
+            self.acked.append(file_id)
+            return Scripted(200, {"acked": True})
+        return Scripted(200, self.files[file_id])
 
     def _activity(self, query: dict[str, str]) -> Scripted:
         rows = [row for row in self.rows if row["activity_type"] == query.get("type")]
@@ -168,9 +206,12 @@ def _handler(platform: FakePlatform) -> type[BaseHTTPRequestHandler]:
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
             headers = {name.lower(): value for name, value in self.headers.items()}
             answer = platform.answer(
-                Seen(self.command, parts.path, query, headers, json.loads(raw) if raw else None)
+                Seen(self.command, parts.path, query, headers, json.loads(raw) if raw else None),
+                self.client_address,
             )
-            raw = b"" if answer.body is None else json.dumps(answer.body).encode()
+            raw = answer.body if isinstance(answer.body, bytes) else b""
+            if answer.body is not None and not raw:
+                raw = json.dumps(answer.body).encode()
             self.send_response(answer.status)
             for name, value in answer.headers.items():
                 self.send_header(name, value)

@@ -58,12 +58,20 @@ class AgentProcess:
         return int(found[1])
 
 
-def call(port: int, method: str, path: str, body: Any = None, token: str | None = None) -> tuple[int, Any]:
+def call(
+    port: int,
+    method: str,
+    path: str,
+    body: Any = None,
+    token: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> tuple[int, Any]:
     """(status, parsed JSON body); `body` bytes are sent as they are."""
     connection = HTTPConnection("127.0.0.1", port, timeout=DEADLINE_S)
     raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     try:
-        connection.request(method, path, raw, {"Authorization": f"Bearer {token}"} if token else {})
+        authorised = {"Authorization": f"Bearer {token}"} if token else {}
+        connection.request(method, path, raw, authorised | (headers or {}))
         response = connection.getresponse()
         return response.status, json.loads(response.read())
     finally:

@@ -82,7 +82,7 @@ def test_leaves_rows_that_want_no_answer(connect: StartAgent, platform: FakePlat
     until(lambda: acked(platform, last), "all rows are done")
     assert platform.notified() == ["echo: hi"]
     assert platform.calls(f"{PEER}/a2a") == []
-    assert "uploads are not fetched" in agent.output()
+    assert "names no file" in agent.output()
     assert f'inbox: answer from peer {PEER}: "an answer"' in agent.output()
 
 

@@ -123,6 +123,7 @@ def test_two_agents_never_see_each_others_files(polling: Workspace, agent: Api) 
         for route in (
             "pending-uploads",
             f"pending-uploads/{file}/content",
+            "chat/download?path=/workspace/a",
         ):
             assert caller.get(f"/workspaces/{foreign}/{route}").status_code == 401, route
         for route in ("chat/uploads", f"pending-uploads/{file}/ack"):

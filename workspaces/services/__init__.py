@@ -15,7 +15,12 @@ from workspaces.services.crud import (
 from workspaces.services.discovery import discover
 from workspaces.services.external import external_workspace, rotate_credentials
 from workspaces.services.heartbeats import heartbeat
-from workspaces.services.inbound_secrets import inbound_secret, rotate_inbound_secret
+from workspaces.services.inbound_secrets import (
+    credential_on_its_way,
+    inbound_secret,
+    known_inbound_secret,
+    rotate_inbound_secret,
+)
 from workspaces.services.model_choice import choose, chosen
 from workspaces.services.purging import purge_workspaces, stops_failed
 from workspaces.services.registration import Registration, register
@@ -34,10 +39,12 @@ __all__ = [
     "choose",
     "chosen",
     "create_workspace",
+    "credential_on_its_way",
     "discover",
     "external_workspace",
     "heartbeat",
     "inbound_secret",
+    "known_inbound_secret",
     "merge_config",
     "move_agent",
     "owing_stop",
