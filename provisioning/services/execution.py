@@ -123,9 +123,10 @@ def _start(run: ProvisionRun) -> None:
             return
         raise
     _owned(run)
+    is_clear = True
     if run.kind in STOPS_FIRST:
         with _step(run, "stop_old"):
-            _stop_old(run)
+            is_clear = _stop_old(run)
         _owned(run)
     with _step(run, "create"):
         secrets = mint_secrets(run.workspace_id, run.generation)
@@ -134,7 +135,7 @@ def _start(run: ProvisionRun) -> None:
             complete = replace(complete, boot_token=boot_token(complete))
         started = dispatch.start(complete)
     _persist(lambda: ledger.note_compute(run, started.compute_id), started)
-    if started.left_behind:
+    if started.left_behind and is_clear:
         _leave_behind(run, "an older machine would not stop")
     if started.adopted:
         evt("provision.adopted", {"workspace_id": str(run.workspace_id), "compute_id": started.compute_id})
@@ -151,18 +152,21 @@ def _owned(run: ProvisionRun) -> Workspace:
     return found
 
 
-def _stop_old(run: ProvisionRun) -> None:
-    """Stop what older generations left running.
+def _stop_old(run: ProvisionRun) -> bool:
+    """Stop what older generations left running; False when it would not go.
 
     A restart must bring the workspace back, so a failing stop is owed.
     """
+    is_clear = True
     evt("restart.pre_stop", {"workspace_id": str(run.workspace_id), "backend": dispatch.label()})
     try:
         stop_with_retry(run.workspace_id, below_generation=run.generation)
     except BackendError as error:
         evt("restart.stop_exhausted", {"workspace_id": str(run.workspace_id), "backend": dispatch.label()})
         _leave_behind(run, error.detail or error.safe_message, attempts=len(STOP_PAUSES_S) + 1)
+        is_clear = False
     transitions.clear_address(run.workspace_id, run.generation)
+    return is_clear
 
 
 def _leave_behind(run: ProvisionRun, error: str, *, attempts: int = 1) -> None:

@@ -44,6 +44,7 @@ class Fault:
     times: int = 1
     is_late: bool = False  # the call is carried out first, and its answer lost
     body: str = ""  # an answer of the test's own
+    until: threading.Event | None = None  # the answer waits for it, or for a minute
     applies: Callable[[dict[str, str]], bool] = field(default=lambda _: True)
 
 
@@ -149,6 +150,8 @@ class Cloud:
             if action == "RunInstances"
             else self._forward(raw, headers)
         )
+        if fault and fault.until:
+            fault.until.wait(60)
         return None if fault else reply
 
     def _launch(self, parameters: dict[str, str], raw: bytes, headers: Any) -> tuple[int, bytes]:

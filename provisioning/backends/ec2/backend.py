@@ -34,6 +34,7 @@ from provisioning.backends.ec2.machines import LIVE, Machine, machines
 from provisioning.backends.ec2.options import Ec2Options, options_by_settings
 from provisioning.backends.ec2.requests import Attempt, attempts, launch_request
 from provisioning.backends.ec2.tags import filters
+from provisioning.backends.files import checked_name
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.client import EC2Client
@@ -46,6 +47,7 @@ CONSOLE_BYTES = 256 * 1024
 HOST_NETWORK_TIER = (
     4  # its container shares the machine's network, and a hop limit cannot keep it off metadata
 )
+NEWER_RUNS = "a newer start of this workspace is already running"
 GOING = frozenset({"shutting-down", "terminated"})
 
 # The compute of a workspace that the ledger knows, newest first.
@@ -83,11 +85,13 @@ class Ec2Backend(Bare):
     def start(self, spec: StartSpec) -> Started:
         """Try each subnet, and then each market, until one has room."""
         outside_transaction()
+        for name in spec.files:
+            checked_name(name)
         left_behind, refused = False, None
         for attempt in attempts(self._options):
             found = self._found(spec.workspace_id, LIVE)
             if any(one.generation > spec.generation for one in found):
-                raise BackendError(ErrorClass.CONFLICT, "a newer start of this workspace is already running")
+                raise BackendError(ErrorClass.CONFLICT, NEWER_RUNS)
             current = [one for one in found if one.generation == spec.generation and one.is_coming_up]
             left_behind = not self._clear_away([one for one in found if one not in current[:1]])
             if current:
@@ -100,8 +104,19 @@ class Ec2Backend(Bare):
                 log.info("ec2.no_capacity", workspace_id=str(spec.workspace_id), detail=error.detail)
                 refused = error
                 continue
+            left_behind |= not self._last_look(spec, machine)
             return self._started(spec, machine, adopted=is_adopted, left_behind=left_behind)
         raise refused or BackendError(ErrorClass.CONFIG, FAILED, detail="no subnet is configured")
+
+    def _last_look(self, spec: StartSpec, mine: Machine) -> bool:
+        """Two starts that raced past each other's first look meet here: the newer stays. Raises CONFLICT for
+        the other; False when an older machine will not go.
+        """
+        others = [one for one in self._found(spec.workspace_id, LIVE) if one.instance_id != mine.instance_id]
+        if any(one.generation > spec.generation for one in others):
+            self._terminate(spec.workspace_id, mine.instance_id)
+            raise BackendError(ErrorClass.CONFLICT, NEWER_RUNS)
+        return self._clear_away([one for one in others if one.generation < spec.generation])
 
     def _clear_away(self, old: Iterable[Machine]) -> bool:
         """What an earlier stop left running goes first; False when it will not: then it is owed."""

@@ -1,13 +1,14 @@
 # Turns a fresh machine into a workspace: fetch the start from the server, pull the image, run the container.
 #
 # Above this line the server has set WORKSPACE_ID, PLATFORM_URL, ORG_ID and BOOT_TOKEN. Needs bash, curl, python3 and
-# Docker. The environment may override ROOT, METADATA and PAUSE_S (seconds between tries).
+# Docker. The environment may override ROOT, METADATA, PAUSE_S (seconds between tries) and WATCHES (looks at the container).
 set -Eeuo pipefail
 umask 077
 
 ROOT=${ROOT:-/var/lib/workspace}
 METADATA=${METADATA:-http://169.254.169.254}
 PAUSE_S=${PAUSE_S:-10}
+WATCHES=${WATCHES:-60}
 CONTAINER=ws-$WORKSPACE_ID
 CONSOLE=/dev/console
 [ -w "$CONSOLE" ] || CONSOLE=/dev/null
@@ -171,7 +172,7 @@ PYTHON
 # An agent that keeps ending is told of at once, and not only when the server has waited long enough.
 watch() {
     local state restarts
-    for _ in $(seq 60); do
+    for _ in $(seq "$WATCHES"); do
         read -r state restarts < <(docker inspect --format '{{.State.Status}} {{.RestartCount}}' "$CONTAINER")
         if [ "$state" = exited ] || [ "$restarts" -ge 3 ]; then crashed "the container is $state, restarted $restarts times"; fi
         sleep "$PAUSE_S"
