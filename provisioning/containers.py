@@ -9,41 +9,51 @@ from typing import Any
 
 from django.conf import settings
 
-STANDARD_TIER = 2  # also of a tier that is none
-NEEDED_CAPABILITIES = ("CHOWN", "SETUID", "SETGID", "DAC_OVERRIDE", "FOWNER", "KILL")
-SMALL_ROOMS = {"/tmp": "rw,noexec,nosuid,size=64m", "/home/agent": "rw", "/run": "rw"}  # noqa: S108
+from provisioning.backends.tiers import (
+    FULL,
+    KEPT_CAPABILITIES,
+    ONE_CPU_SHARES,
+    PRIVILEGED,
+    TierLimits,
+    tier_limits,
+)
+
 SESSIONS = {"claude-code": "/root/.claude/sessions"}
+ENGINE_SOCKET = "/var/run/docker.sock"
 
 
 def container_settings(tier: int, runtime: str) -> Mapping[str, Any]:
     """Limits, rights and mounts as the boot script reads them; a mount's relative source is a folder of the
     machine's workspace folder.
     """
-    known = tier if tier in settings.TIER_MEMORY_MB else STANDARD_TIER
-    has_host, is_sandboxed = known >= 3, known == 1
+    limits = tier_limits(
+        tier,
+        memory_mb=settings.TIER_MEMORY_MB,
+        cpu_shares=settings.TIER_CPU_SHARES,
+        host_access={PRIVILEGED, FULL},
+    )
     return {
-        "network": "host" if known == 4 else "bridge",
-        "privileged": has_host,
-        "pid_host": has_host,
-        "read_only": is_sandboxed,
-        "tmpfs": SMALL_ROOMS if is_sandboxed else {},
-        "memory_mb": settings.TIER_MEMORY_MB[known],
-        "cpus": settings.TIER_CPU_SHARES[known] / 1024,
-        "pids_limit": 2048 if has_host else 512,
-        "no_new_privileges": not has_host,
-        "cap_drop": [] if has_host else ["ALL"],
-        "cap_add": [] if has_host else list(NEEDED_CAPABILITIES),
-        "mounts": _mounts(known, runtime),
+        "network": "host" if limits.has_host_network else "bridge",
+        "privileged": limits.is_privileged,
+        "pid_host": limits.is_privileged,
+        "read_only": limits.is_read_only,
+        "tmpfs": dict(limits.scratch),
+        "memory_mb": limits.memory_mb,
+        "cpus": limits.cpu_shares / ONE_CPU_SHARES,
+        "pids_limit": limits.pids,
+        "no_new_privileges": limits.is_hardened,
+        "cap_drop": ["ALL"] if limits.is_hardened else [],
+        "cap_add": list(KEPT_CAPABILITIES) if limits.is_hardened else [],
+        "mounts": _mounts(limits, runtime),
     }
 
 
-def _mounts(tier: int, runtime: str) -> dict[str, str]:
+def _mounts(limits: TierLimits, runtime: str) -> dict[str, str]:
     mounts = {"configs": "/configs"}
-    if tier == 1:
-        return mounts
-    mounts["workspace"] = "/workspace"
-    if runtime in SESSIONS:
-        mounts["sessions"] = SESSIONS[runtime]
-    if tier == 4:
-        mounts["/var/run/docker.sock"] = "/var/run/docker.sock"
+    if limits.has_workspace:
+        mounts["workspace"] = "/workspace"
+        if runtime in SESSIONS:
+            mounts["sessions"] = SESSIONS[runtime]
+    if limits.has_host_network:
+        mounts[ENGINE_SOCKET] = ENGINE_SOCKET
     return mounts

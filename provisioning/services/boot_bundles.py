@@ -107,7 +107,7 @@ def _make(spec: StartSpec) -> str:
         token_hash=token_hash(token),
         expires_at=Now() + TTL,
     )
-    made.sealed = seal_text(json.dumps({"token": token, **_content(spec)}), _about(made))
+    made.sealed = seal_text(json.dumps({"token": token, **content_of(spec)}), _about(made))
     BootBundle.objects.bulk_create(
         [made],
         update_conflicts=True,
@@ -130,7 +130,8 @@ def _about(bundle: BootBundle) -> str:
     return f"boot:{bundle.workspace_id}:{bundle.generation}"
 
 
-def _content(spec: StartSpec) -> dict[str, Any]:
+def content_of(spec: StartSpec) -> dict[str, Any]:
+    """What the machine of `spec` is handed."""
     return {
         "workspace_id": str(spec.workspace_id),
         "generation": spec.generation,

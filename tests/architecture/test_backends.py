@@ -24,6 +24,8 @@ ROOMS = [
 PROVIDER_LIBRARIES = {"docker", "boto3", "botocore", "psutil"}
 MAY_USE_PROCESSES = {"stack"}  # the supervisor's own children
 BACKEND_CALLS = {"start", "stop", "ensure_image", "remove_storage", "list_managed"}
+# What is said of every backend, and names none.
+VOCABULARY = ("provisioning.backends.base.", "provisioning.backends.tiers.")
 START_PATHS = {  # verb -> what its source must name
     "provisioning/services/execution.py": {"prepare", "mint_secrets", "dispatch.start"},
     "provisioning/services/restarts.py": {"execute_run", "ledger.queue_run"},
@@ -62,7 +64,7 @@ def foreign_backend_imports(path: str, source: str) -> list[str]:
         return found
     if path == "provisioning/dispatch.py" or path.startswith("provisioning/backends/"):
         return []
-    return [name for name in found if not name.startswith("provisioning.backends.base.")]
+    return [name for name in found if not name.startswith(VOCABULARY)]
 
 
 def provider_imports(path: str, source: str) -> list[str]:

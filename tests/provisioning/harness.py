@@ -52,6 +52,9 @@ def eventually(condition: Callable[[], Any], within_s: float = 10) -> Any:
 class Harness(ABC):
     """One deployment on one platform; `end()` removes whatever it left there."""
 
+    keeps_files = True  # what people edited outlives the compute
+    tells_racers_apart = True  # of starts at the same moment each knows whether it made the compute
+
     @abstractmethod
     def backend(self, deployment: str = "mine") -> Backend:
         """A client of `deployment`; two of the same one are two workers."""

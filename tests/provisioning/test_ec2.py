@@ -262,9 +262,12 @@ def test_an_older_generation_goes_first(backend, cloud, caplog):
 
 def test_an_older_machine_that_will_not_go_is_told_of_and_does_not_hold_up(backend, cloud):
     wanted, _ = started(backend)
-    cloud.fail("TerminateInstances", "InternalError", status=500, times=TRIES + 1)
+    cloud.fail("TerminateInstances", "OperationNotPermitted", times=2)
     assert backend.start(replace(wanted, generation=2)).left_behind
     assert len(cloud.instances()) == 2
+    cloud.fail("TerminateInstances", "OperationNotPermitted")
+    assert not backend.start(replace(wanted, generation=3)).left_behind  # it went before the last look
+    assert len(cloud.instances()) == 1
 
 
 def test_an_older_start_gives_way_to_a_newer_machine(backend, cloud):
@@ -285,6 +288,15 @@ def test_a_start_that_raced_past_an_older_one_clears_it_away(backend, cloud):
     cloud.hide_instances(1)
     newer = backend.start(replace(wanted, generation=2))
     assert [one["InstanceId"] for one in cloud.instances()] == [newer.compute_id]
+
+
+def test_a_last_look_that_fails_does_not_lose_the_machine(backend, cloud):
+    looks = iter([False, True, True])
+    cloud.fail(
+        "DescribeInstances", "InternalError", status=500, times=TRIES + 1, applies=lambda _: next(looks)
+    )
+    _, answer = started(backend)
+    assert [one["InstanceId"] for one in cloud.instances()] == [answer.compute_id]
 
 
 def test_of_two_machines_of_one_generation_the_first_is_kept(backend, cloud):
@@ -446,7 +458,7 @@ def test_a_stop_is_logged_once_however_often_it_is_asked_for(backend, cloud, cap
 
 def test_a_stop_ends_every_machine_of_the_workspace_below_the_bound(backend, cloud):
     wanted, _ = started(backend)
-    cloud.fail("TerminateInstances", "InternalError", status=500, times=TRIES + 1)
+    cloud.fail("TerminateInstances", "OperationNotPermitted", times=2)
     new = backend.start(replace(wanted, generation=2))
     other, _ = started(backend)
     backend.stop(wanted.workspace_id, below_generation=2)

@@ -87,7 +87,7 @@ class Ec2Backend(Bare):
         outside_transaction()
         for name in spec.files:
             checked_name(name)
-        left_behind, refused = False, None
+        refused = None
         for attempt in attempts(self._options):
             found = self._found(spec.workspace_id, LIVE)
             if any(one.generation > spec.generation for one in found):
@@ -104,7 +104,7 @@ class Ec2Backend(Bare):
                 log.info("ec2.no_capacity", workspace_id=str(spec.workspace_id), detail=error.detail)
                 refused = error
                 continue
-            left_behind |= not self._last_look(spec, machine)
+            left_behind = not self._last_look(spec, machine)
             return self._started(spec, machine, adopted=is_adopted, left_behind=left_behind)
         raise refused or BackendError(ErrorClass.CONFIG, FAILED, detail="no subnet is configured")
 
@@ -112,7 +112,12 @@ class Ec2Backend(Bare):
         """Two starts that raced past each other's first look meet here: the newer stays. Raises CONFLICT for
         the other; False when an older machine will not go.
         """
-        others = [one for one in self._found(spec.workspace_id, LIVE) if one.instance_id != mine.instance_id]
+        try:
+            found = self._found(spec.workspace_id, LIVE)
+        except BackendError as error:  # the machine is there; its generation protects without this look too
+            log.warning("ec2.no_last_look", workspace_id=str(spec.workspace_id), error=error.detail)
+            return True
+        others = [one for one in found if one.instance_id != mine.instance_id]
         if any(one.generation > spec.generation for one in others):
             self._terminate(spec.workspace_id, mine.instance_id)
             raise BackendError(ErrorClass.CONFLICT, NEWER_RUNS)
