@@ -85,7 +85,16 @@ COUNTERS = [
         ),
     ),
 ]
-MICROSECONDS = {"molecule_http_request_duration_seconds_total"}  # stored as whole microseconds
+HISTOGRAMS = [
+    Family(
+        "molecule_provision_duration_seconds", "histogram", "Seconds of the steps of a start that went well."
+    ),
+]
+# Stored as whole microseconds.
+MICROSECONDS = {
+    "molecule_http_request_duration_seconds_total",
+    *(f"{family.name}_sum" for family in HISTOGRAMS),
+}
 
 # Filled by higher rooms in ready(): each gives the sample lines of one family, or nothing.
 gauges: list[tuple[Family, Callable[[], Iterator[tuple[str, float]]]]] = []
@@ -105,6 +114,10 @@ def render() -> str:
     for family in COUNTERS:
         samples = dict.fromkeys(family.initial, 0.0) | stored.get(family.name, {})
         lines += _lines(family, samples.items())
+    for family in HISTOGRAMS:
+        lines += _lines(family, ())
+        for part in ("_bucket", "_sum", "_count"):
+            lines += _samples(f"{family.name}{part}", stored.get(f"{family.name}{part}", {}).items())
     for family, collect in [*_own_gauges(), *gauges]:
         lines += _lines(family, collect())
     return "\n".join(lines) + "\n" + generate_latest(_process).decode()
@@ -112,12 +125,16 @@ def render() -> str:
 
 def _lines(family: Family, samples: object) -> list[str]:
     head = [f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.kind}"]
+    return head + _samples(family.name, samples)
+
+
+def _samples(name: str, samples: object) -> list[str]:
     body = []
     for labels, value in samples:  # type: ignore[attr-defined]
         braces = f"{{{labels}}}" if labels else ""
         shown = int(value) if value == int(value) else repr(value)  # all digits: `%g` keeps six
-        body.append(f"{family.name}{braces} {shown}")
-    return head + body
+        body.append(f"{name}{braces} {shown}")
+    return body
 
 
 def _own_gauges() -> list[tuple[Family, Callable[[], Iterator[tuple[str, float]]]]]:

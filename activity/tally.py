@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 
 import structlog
 from django.db import DatabaseError, InterfaceError, connection, transaction
@@ -43,6 +44,15 @@ class Tally:
             if self._thread is None:  # started on first use: most processes of a test never need it
                 self._thread = threading.Thread(target=self._drain, name="tally", daemon=True)
                 self._thread.start()
+
+    def observe(self, name: str, seconds: float, bounds: Iterable[float], /, **labels: str) -> None:
+        """Count one duration in the histogram `name`: every bucket that holds it, the sum, the number."""
+        for bound in bounds:
+            if seconds <= bound:
+                self.add(f"{name}_bucket", **labels, le=f"{bound:g}")
+        self.add(f"{name}_bucket", **labels, le="+Inf")
+        self.add(f"{name}_sum", int(seconds * 1_000_000), **labels)
+        self.add(f"{name}_count", **labels)
 
     def flush(self) -> None:
         """Add what was counted since the last flush to the shared counters;

@@ -12,11 +12,15 @@ from django.utils import timezone
 
 from activity import events
 from activity.events import EventType, Frame
+from activity.tally import tally
 from config.http import rfc3339
 from provisioning.models import STOPS_FIRST, ProvisionRun, RunKind
+from workspaces.models import Workspace
 
 QUEUED, BOOT, REGISTER = "queued", "boot", "register"
 STEPS = (QUEUED, "prepare", "image", "stop_old", "create", BOOT, REGISTER)
+DURATIONS = "molecule_provision_duration_seconds"
+BOUNDS_S = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 RUNNING, OK, FAILED = "running", "ok", "failed"
 # What a machine of its own tells while it boots; in the run's steps too, each of them over when it is told.
 CRASHED = "crashed"
@@ -46,6 +50,8 @@ def end(run: ProvisionRun, status: str, message: str = "") -> None:
     if step is not None:
         step.update(status=status, message=message, duration_ms=_elapsed_ms(step))
         _tell(run, step)
+        if status == OK and run.kind != RunKind.TEARDOWN:
+            _measure(run, step)
 
 
 def claimed(run: ProvisionRun) -> None:
@@ -81,6 +87,12 @@ def beat(run: ProvisionRun) -> None:
     step = _running(run)
     if step is not None:
         events.publish(_frame(run, step))
+
+
+def _measure(run: ProvisionRun, step: dict[str, Any]) -> None:
+    runtime = Workspace.objects.values_list("runtime", flat=True).filter(pk=run.workspace_id).first()
+    labels = {"backend": run.backend, "runtime": runtime or "", "step": step["name"]}
+    tally.observe(DURATIONS, step["duration_ms"] / 1000, BOUNDS_S, **labels)
 
 
 def _running(run: ProvisionRun) -> dict[str, Any] | None:

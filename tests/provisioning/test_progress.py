@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from activity.metrics import render
+from activity.tally import tally
 from provisioning import leases, ledger, services
 from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.models import ProvisionRun
@@ -47,6 +49,21 @@ def test_each_step_is_told_when_it_begins_and_when_it_ends(backend, doorbell, pu
     assert [(step["name"], step["status"]) for step in steps] == [
         (name, "ok") for name in ("queued", "prepare", "image", "create", "boot", "register")
     ]
+
+
+def test_the_steps_of_a_start_are_measured(backend, doorbell):
+    tally.forget()  # what earlier tests counted
+    queued()
+    doorbell.work()
+    tally.flush()
+    text = render()
+    name, rest = "molecule_provision_duration_seconds", 'runtime="langgraph",step="create"'
+    assert f"# TYPE {name} histogram" in text
+    assert f'{name}_count{{backend="memory",{rest}}} 1' in text
+    for bound in ("1800", "+Inf"):
+        assert f'{name}_bucket{{backend="memory",le="{bound}",{rest}}} 1' in text
+    assert f'{name}_sum{{backend="memory",{rest}}} 0' in text
+    assert 'step="boot"' not in text  # it has not booted yet
 
 
 def test_a_restart_has_one_step_more(backend, doorbell, published):
