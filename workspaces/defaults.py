@@ -36,6 +36,7 @@ _MODELS = {"claude-code": "sonnet"}
 _ANY_MODEL = "anthropic:claude-opus-4-7"
 _TIMEOUTS_S = {"hermes": 1800}
 _ANY_TIMEOUT_S = 600
+_MACHINE_TIMEOUT_S = 720  # a machine that boots cold and pulls an image needs longer than a container
 
 
 def _no_instances() -> bool:
@@ -83,4 +84,5 @@ def default_model(runtime: str) -> str:
 
 def provision_timeout_s(runtime: str) -> int:
     """Seconds from the claim of a start until a workspace that has not registered counts as failed."""
-    return settings.PROVISION_TIMEOUT_SECONDS or _TIMEOUTS_S.get(runtime, _ANY_TIMEOUT_S)
+    usual = _MACHINE_TIMEOUT_S if instances_wired() else _ANY_TIMEOUT_S
+    return settings.PROVISION_TIMEOUT_SECONDS or _TIMEOUTS_S.get(runtime, usual)

@@ -243,6 +243,9 @@ def test_defaults_per_runtime(settings):
     assert defaults.default_model("claude-code") == "sonnet"
     assert defaults.default_model("CLAUDE-CODE") == defaults.default_model("") == "anthropic:claude-opus-4-7"
     assert (defaults.provision_timeout_s("hermes"), defaults.provision_timeout_s("codex")) == (1800, 600)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(defaults, "instances_wired", lambda: True)
+        assert [defaults.provision_timeout_s(one) for one in ("hermes", "codex")] == [1800, 720]
     settings.PROVISION_TIMEOUT_SECONDS = 5
     assert defaults.provision_timeout_s("hermes") == 5
     settings.MOLECULE_DEFAULT_RUNTIME = "house-made"
