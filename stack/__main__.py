@@ -45,7 +45,9 @@ def _run(options: argparse.Namespace) -> int:
     from stack import trial
 
     words = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
-    return asyncio.run(trial.run(trial.test_command(words) if options.verb == "test" else words))
+    if options.verb == "test":  # the whole suite brings its engine; who names tests knows what they need
+        return asyncio.run(trial.run(trial.test_command(words), with_engine=not words))
+    return asyncio.run(trial.run(words))
 
 
 def _arguments() -> argparse.ArgumentParser:

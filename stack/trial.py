@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from stack import accounts, ports, processes
+from stack import accounts, own_engine, ports, processes
 from stack.errors import StackError, StartFailed
 from stack.log import Log
 from stack.postgres import Postgres
@@ -22,16 +22,20 @@ from stack.valkey import Valkey
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-async def run(command: Sequence[str]) -> int:
+async def run(command: Sequence[str], *, with_engine: bool = False) -> int:
     """Run `command` with DATABASE_URL and REDIS_URL of fresh servers; return its exit status.
 
-    Servers that the environment names already are used instead. Nothing is left behind."""
+    Servers that the environment names already are used instead, and a container engine that answers, where
+    one is wanted. Nothing is left behind but what was installed."""
     folder = Path(tempfile.mkdtemp(prefix="workspace-trial-")).resolve()
     folder.chmod(0o711)  # the database's own account passes through
     log = Log(folder / "stack.log")
     supervisor = Supervisor(log)
     try:
         environment = await _start(supervisor, folder, log)
+        if with_engine:
+            marked = {"PATH": environment.get("PATH", os.defpath), processes.MARK: str(folder)}
+            await own_engine.provide(supervisor, folder, marked, lambda text: print(text, file=sys.stderr))
         # Not a session of its own: it is the terminal's, with Ctrl-C and a debugger's prompt.
         process = await asyncio.create_subprocess_exec(
             *command, env=environment, cwd=PROJECT, preexec_fn=processes.die_with_parent(signal.SIGTERM)
