@@ -18,7 +18,7 @@ COPY --from=build /srv/workspace-server/.venv .venv
 COPY . .
 ARG GIT_SHA=dev
 ENV GIT_SHA=$GIT_SHA
-USER 1000:1000
+# Begins as root to join the group of a mounted engine's socket, then goes on as `workspace` (stack/container.py).
 EXPOSE 8000
 ENTRYPOINT ["python", "-m", "stack", "serve"]
 CMD ["api"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from stack.application import PROCESSES, PROJECT, command, manage
@@ -12,6 +14,8 @@ from stack.errors import StackError
 
 ROLES = (*PROCESSES, "migrate")
 EVERY_ADDRESS = "0.0.0.0"
+SERVICE = "workspace"  # the account of the image
+ENGINE_SOCKET = Path("/var/run/docker.sock")
 LOCK_TIMEOUT_S = "3"  # a busy table fails the deploy, and not the users
 
 
@@ -20,6 +24,7 @@ def serve(role: str, port: int) -> NoReturn:
 
     Servers and workers do not stop on a failed system check by themselves, so it comes first."""
     os.chdir(PROJECT)
+    become_service()
     _require(manage("check", "--deploy", "--database", "default"), "a system check failed")
     if role == "migrate":
         os.environ.setdefault("DATABASE_LOCK_TIMEOUT_S", LOCK_TIMEOUT_S)
@@ -29,6 +34,24 @@ def serve(role: str, port: int) -> NoReturn:
         raise SystemExit(0)
     words = command(role, host=EVERY_ADDRESS, port=port)
     os.execv(words[0], words)  # noqa: S606  (no shell)
+
+
+def become_service(account: str = SERVICE, socket: Path = ENGINE_SOCKET) -> None:
+    """Started as root in the image: go on as `account`, in the group of the engine's socket if there is one.
+
+    Which group that is, only the machine that mounts the socket knows. Without the account nothing happens.
+    """
+    try:
+        service = pwd.getpwnam(account)
+    except KeyError:
+        return
+    if os.geteuid() != 0:
+        return
+    groups = {service.pw_gid, socket.stat().st_gid} if socket.exists() else {service.pw_gid}
+    os.setgroups(sorted(groups))
+    os.setgid(service.pw_gid)
+    os.setuid(service.pw_uid)
+    os.environ["HOME"] = service.pw_dir
 
 
 def _require(words: Sequence[str], otherwise: str) -> None:

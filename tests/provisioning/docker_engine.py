@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import socket
 import tarfile
 from collections.abc import Iterator, Mapping, Set
@@ -51,7 +52,14 @@ LIMITS: dict[int, dict[str, Any]] = {
         "mounts": ["/configs"],
     },
     2: {"memory": GIB // 2, "cpus": 1.0, "pids": 512, **HARDENED, **SHARED, **ROOMY},
-    3: {"memory": 2 * GIB, "cpus": 2.0, "pids": 2048, **HARDENED, **SHARED, **ROOMY},
+    3: {
+        "memory": 2 * GIB,
+        "cpus": min(2.0, os.cpu_count() or 1),
+        "pids": 2048,
+        **HARDENED,
+        **SHARED,
+        **ROOMY,
+    },
 }
 
 
@@ -126,6 +134,27 @@ def _gone() -> Iterator[None]:
             raise
 
 
+def inspected_limits(inspected: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the engine says of a container, in the words of LIMITS."""
+    config = inspected["HostConfig"]
+    published = [one for bound in (config["PortBindings"] or {}).values() for one in bound]
+    return {
+        "memory": config["Memory"],
+        "cpus": config["NanoCpus"] / 10**9,
+        "pids": config["PidsLimit"],
+        "read_only": config["ReadonlyRootfs"],
+        "tmpfs": sorted(config.get("Tmpfs") or {}),
+        "cap_drop": config["CapDrop"],
+        "cap_add": sorted(name.removeprefix("CAP_") for name in config["CapAdd"] or []),
+        "security": config["SecurityOpt"],
+        "privileged": config["Privileged"],
+        "host_pid": config["PidMode"] == "host",
+        "network": config["NetworkMode"],
+        "published": [one["HostIp"] for one in published],
+        "mounts": sorted(one["Destination"] for one in inspected["Mounts"]),
+    }
+
+
 class DockerHarness(Harness):
     def __init__(self, **choices: Any) -> None:
         self.mark_of_test = f"test-{uuid4().hex[:12]}"
@@ -170,24 +199,7 @@ class DockerHarness(Harness):
         return 1000
 
     def applied(self, workspace_id: UUID) -> Mapping[str, Any]:
-        inspected = self.inspected(workspace_id)
-        config = inspected["HostConfig"]
-        published = [one for bound in (config["PortBindings"] or {}).values() for one in bound]
-        return {
-            "memory": config["Memory"],
-            "cpus": config["NanoCpus"] / 10**9,
-            "pids": config["PidsLimit"],
-            "read_only": config["ReadonlyRootfs"],
-            "tmpfs": sorted(config.get("Tmpfs") or {}),
-            "cap_drop": config["CapDrop"],
-            "cap_add": sorted(name.removeprefix("CAP_") for name in config["CapAdd"] or []),
-            "security": config["SecurityOpt"],
-            "privileged": config["Privileged"],
-            "host_pid": config["PidMode"] == "host",
-            "network": config["NetworkMode"],
-            "published": [one["HostIp"] for one in published],
-            "mounts": sorted(one["Destination"] for one in inspected["Mounts"]),
-        }
+        return inspected_limits(self.inspected(workspace_id))
 
     def limits(self, tier: int) -> Mapping[str, Any]:
         return LIMITS[tier]

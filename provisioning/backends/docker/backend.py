@@ -132,7 +132,7 @@ class DockerBackend(Bare):
         for name in shape.volumes_of(spec, limits):
             self._volumes.ensure(name, spec)
         port = self._ports.allot(spec.workspace_id) if limits.has_host_network else None
-        arguments = shape.container(self._engine.api, spec, limits, self._choices, port)
+        arguments = shape.container(self._engine, spec, limits, self._choices, port)
         try:
             made = self._engine.api.create_container(**arguments, **self._images.platform())
         except APIError as error:

@@ -36,6 +36,7 @@ class Engine:
         self._address = address
         self._call_s = call_s
         self._clients: dict[float, docker.APIClient] = {}
+        self._cpus: int | None = None
         self._mutex = threading.Lock()
 
     @property
@@ -47,6 +48,12 @@ class Engine:
     def streaming(self) -> docker.APIClient:
         """For pulls and builds, which may be silent for longer."""
         return self._client(STREAM_S)
+
+    def cpus(self) -> int:
+        """How many processors the engine has. Raises DockerException."""
+        if self._cpus is None:
+            self._cpus = int(self.api.info()["NCPU"])
+        return self._cpus
 
     def close(self) -> None:
         with self._mutex:

@@ -34,11 +34,13 @@ def run(
     *,
     limit_s: float = LIMIT_S,
 ) -> Ended:
-    """Run `command` as root with `given` on its standard input.
+    """Run `command` as the container's own account with `given` on its standard input.
+
+    Root would have no more rights there: the capabilities of a container without root are gone for good.
 
     Raises APIError (the container does not run), BackendError(TIMEOUT).
     """
-    made = api.exec_create(container_id, list(command), stdin=True, user="0:0")
+    made = api.exec_create(container_id, list(command), stdin=True)
     stream = api.exec_start(made["Id"], socket=True)
     deadline = time.monotonic() + limit_s
     try:

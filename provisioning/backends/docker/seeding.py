@@ -57,6 +57,7 @@ def _with_port(api: docker.APIClient, container_id: str, given: File | None, por
     stored = _content(api, container_id, f"{CONFIGS}/config.yaml")
     text = given.content if given else stored or b""
     yaml = YAML()
+    yaml.preserve_quotes = True
     try:
         document: Any = yaml.load(text.decode())
     except (YAMLError, UnicodeDecodeError):

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import docker
 from docker.types import LogConfig, Mount
 
 from provisioning.backends.base import StartSpec
 from provisioning.backends.docker.choices import Choices
+from provisioning.backends.docker.engine import Engine
 from provisioning.backends.docker.labels import (
     PORT,
     SESSION_PATHS,
@@ -60,16 +60,17 @@ def mounted(spec: StartSpec, limits: TierLimits) -> list[str]:
 
 
 def container(
-    api: docker.APIClient, spec: StartSpec, limits: TierLimits, choices: Choices, port: int | None
+    engine: Engine, spec: StartSpec, limits: TierLimits, choices: Choices, port: int | None
 ) -> dict[str, Any]:
     """The arguments of the engine's create call; `port` is the allotted one in the host's network."""
+    api = engine.api
     marks = labels(spec, choices.instance)
     shape: dict[str, Any] = {
         "image": spec.image,
         "name": container_name(spec.workspace_id),
         "environment": environment(spec, choices, port),
         "labels": marks if port is None else {**marks, PORT: str(port)},
-        "host_config": _host_config(api, spec, limits, choices),
+        "host_config": _host_config(engine, spec, limits, choices),
     }
     if port is None:  # the engine refuses all of these in the host's network
         endpoint = api.create_endpoint_config(aliases=aliases(spec.workspace_id))
@@ -95,13 +96,11 @@ def environment(spec: StartSpec, choices: Choices, port: int | None) -> Mapping[
     }
 
 
-def _host_config(
-    api: docker.APIClient, spec: StartSpec, limits: TierLimits, choices: Choices
-) -> dict[str, Any]:
+def _host_config(engine: Engine, spec: StartSpec, limits: TierLimits, choices: Choices) -> dict[str, Any]:
     config: dict[str, Any] = {
         "mounts": _mounts(spec, limits),
         "mem_limit": limits.memory_bytes,
-        "nano_cpus": limits.nano_cpus,
+        "nano_cpus": min(limits.nano_cpus, engine.cpus() * 10**9),  # it refuses more than it has
         "pids_limit": limits.pids,
         "read_only": limits.is_read_only,
         "tmpfs": dict(limits.scratch),
@@ -122,7 +121,7 @@ def _host_config(
         config["pid_mode"] = "host"
     if not limits.has_host_network and not choices.is_in_container():
         config["port_bindings"] = {AGENT_PORT: ("127.0.0.1", None)}
-    return api.create_host_config(**config)
+    return engine.api.create_host_config(**config)
 
 
 def _mounts(spec: StartSpec, limits: TierLimits) -> list[Mount]:
