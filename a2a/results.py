@@ -58,6 +58,8 @@ class Result:
     text: str = ""
     error: str = ""
     is_gateway: bool = False
+    is_the_agents: bool = False  # the agent spoke, whatever it said
+    timed_out: bool = False  # the whole time given was used up
     queue_id: UUID | None = None
 
     @property

@@ -19,7 +19,6 @@ import httpx
 CONNECT_S = 10.0
 WRITE_S = 60.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-GONE_S = 0.5  # the shortest nap between two looks at the clock
 _tls = ssl.create_default_context()  # costly to make, safe to share
 
 
@@ -40,6 +39,30 @@ class Failed:
     reason: str
     status: int = 0
     name_unknown: bool = False
+    is_ceiling: bool = False  # the whole time given was used up
+
+
+class Stream:
+    """Where the chunks of an event stream go while they come; `begun` is set with the first."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.status = 0
+        self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    def begin(self, status: int) -> None:
+        self.status = status
+        self.begun.set()
+
+    def put(self, chunk: bytes) -> None:
+        self._chunks.put_nowait(chunk)
+
+    def end(self) -> None:
+        self._chunks.put_nowait(None)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        while (chunk := await self._chunks.get()) is not None:
+            yield chunk
 
 
 @dataclass(frozen=True)
@@ -72,19 +95,26 @@ class Patience:
     last_sign: Callable[[], Awaitable[float | None]] | None = None
 
 
-async def exchange(call: Call, body: bytes, patience: Patience) -> Reply | Failed:
-    """Post the message and take the answer, whatever it is. Raises nothing but cancellation."""
+async def exchange(
+    call: Call, body: bytes, patience: Patience, stream: Stream | None = None
+) -> Reply | Failed:
+    """Post the message and take the answer, whatever it is. Raises nothing but cancellation.
+
+    An event stream is also passed to `stream`, chunk by chunk.
+    """
     clock = _Clock()
-    turn = asyncio.create_task(_turn(call, body, patience, clock))
+    turn = asyncio.create_task(_turn(call, body, clock, stream))
     try:
-        await _wait(turn, patience, clock)
+        is_ceiling = await _wait(turn, patience, clock)
         if turn.done():
             return turn.result()
         turn.cancel()
         await asyncio.wait({turn})
-        return clock.given_up()
+        return clock.given_up(is_ceiling)
     finally:
         turn.cancel()
+        if stream is not None:
+            stream.end()
 
 
 class _Clock:
@@ -99,16 +129,16 @@ class _Clock:
     def hears(self) -> None:
         self.heard = time.time()
 
-    def given_up(self) -> Failed:
+    def given_up(self, is_ceiling: bool) -> Failed:
         if self.status:
             return Failed(Trouble.TORN, "the agent's answer did not end in time", self.status)
         if not self.is_connected:
             return Failed(Trouble.UNREACHED, "no connection in time")
-        return Failed(Trouble.SILENT, "the agent did not answer in time")
+        return Failed(Trouble.SILENT, "the agent did not answer in time", is_ceiling=is_ceiling)
 
 
-async def _wait(turn: asyncio.Task[Reply | Failed], patience: Patience, clock: _Clock) -> None:
-    """Until the turn is over, or one of the limits is reached."""
+async def _wait(turn: asyncio.Task[Reply | Failed], patience: Patience, clock: _Clock) -> bool:
+    """Until the turn is over, or one of the limits is reached; whether that was the ceiling."""
     while not turn.done():
         now = time.time()
         left = [clock.heard + patience.idle_s - now]
@@ -119,7 +149,8 @@ async def _wait(turn: asyncio.Task[Reply | Failed], patience: Patience, clock: _
         if min(left) > 0:
             await asyncio.wait({turn}, timeout=min(left))
         elif left[0] > min(left) or not await _heard_elsewhere(patience, clock):
-            return
+            return patience.total_s is not None and clock.began + patience.total_s <= now
+    return False
 
 
 async def _heard_elsewhere(patience: Patience, clock: _Clock) -> bool:
@@ -131,7 +162,7 @@ async def _heard_elsewhere(patience: Patience, clock: _Clock) -> bool:
     return sign + patience.idle_s > time.time()
 
 
-async def _turn(call: Call, body: bytes, patience: Patience, clock: _Clock) -> Reply | Failed:
+async def _turn(call: Call, body: bytes, clock: _Clock, stream: Stream | None) -> Reply | Failed:
     parts = urlsplit(call.url)
     limits = httpx.Timeout(connect=CONNECT_S, read=None, write=WRITE_S, pool=CONNECT_S)
 
@@ -158,7 +189,7 @@ async def _turn(call: Call, body: bytes, patience: Patience, clock: _Clock) -> R
             try:
                 clock.status = response.status_code
                 clock.hears()
-                return await _body(response, clock)
+                return await _body(response, clock, stream)
             finally:
                 await response.aclose()
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError, ValueError):
@@ -167,18 +198,21 @@ async def _turn(call: Call, body: bytes, patience: Patience, clock: _Clock) -> R
         return _failure(error, clock)
 
 
-async def _body(response: httpx.Response, clock: _Clock) -> Reply | Failed:
+async def _body(response: httpx.Response, clock: _Clock, stream: Stream | None) -> Reply | Failed:
     body = bytearray()
-    async for chunk in _chunks(response):
+    kind = response.headers.get("content-type", "")
+    if stream is not None and response.status_code < 300 and kind.startswith("text/event-stream"):
+        stream.begin(response.status_code)
+    else:
+        stream = None
+    async for chunk in response.aiter_bytes():
         clock.hears()
+        if stream is not None:
+            stream.put(chunk)
         body += chunk
         if len(body) > MAX_ANSWER_BYTES:
             return Failed(Trouble.TOO_LARGE, "agent response is too large", response.status_code)
-    return Reply(response.status_code, bytes(body), response.headers.get("content-type", ""))
-
-
-def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
-    return response.aiter_bytes()
+    return Reply(response.status_code, bytes(body), kind)
 
 
 def _failure(error: httpx.HTTPError, clock: _Clock) -> Failed:

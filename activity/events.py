@@ -7,6 +7,7 @@ once (activity/hub.py). Source: docs/reference/events.md.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 CHANNEL = "events:broadcast"
 FRAME_BODY_BYTES = 64 * 1024
+SIGN_S = 7200  # longer than anybody waits for an agent
 _BODIES = frozenset({"request_body", "response_body", "tool_trace"})
 
 
@@ -182,6 +184,28 @@ def broadcast(
     publish_on_commit(Frame(event, workspace_id, timestamp or timezone.now(), storable(dict(payload)), top))
 
 
+def _stamp(pipeline: Pipeline, frames: Sequence[Frame]) -> None:
+    """Note when something last happened to these workspaces: whoever waits for one of them, in whichever
+    process, sees that it lives.
+    """
+    now = time.time()
+    for one in {frame.workspace_id for frame in frames} - {None}:
+        pipeline.set(sign_key(one), now, ex=SIGN_S)
+
+
+def sign_key(workspace_id: UUID | None) -> str:
+    return f"ws:{workspace_id}:sign"
+
+
+def last_sign(workspace_id: UUID) -> float | None:
+    """When something was last published about the workspace, as `time.time()`; None when nobody can tell."""
+    try:
+        stored = client().get(sign_key(workspace_id))
+    except redis.RedisError:
+        return None
+    return float(stored) if isinstance(stored, bytes) else None
+
+
 def publish_on_commit(*frames: Frame) -> None:
     transaction.on_commit(lambda: publish(*frames), robust=True)
 
@@ -198,6 +222,7 @@ def publish(*frames: Frame, also: Callable[[Pipeline], object] | None = None) ->
             also(pipeline)
         for frame in frames:
             pipeline.publish(CHANNEL, frame.encoded())
+        _stamp(pipeline, frames)
         replies: list[Any] = pipeline.execute()
     except redis.RedisError as error:
         log.warning("event.publish_failed", events=[frame.event for frame in frames], error=str(error))

@@ -71,6 +71,8 @@ COUNTERS = [
     ),
     Family("molecule_restart_dropped_total", "counter", "Automatic restarts not made, by reason."),
     Family("molecule_restart_coalesced_total", "counter", "Restart requests served by a later cycle.", ("",)),
+    Family("molecule_a2a_requests_total", "counter", "Messages to agents by what became of them."),
+    Family("molecule_a2a_queue_outcomes_total", "counter", "Ends of queued messages."),
     Family("molecule_delegation_transitions_total", "counter", "Changes of delegations by status and cause."),
     Family(
         "molecule_delegation_refused_total", "counter", "Changes of delegations that came too late.", ("",)

@@ -161,14 +161,16 @@ def complete_activity(
     duration_ms: int | None = None,
     summary: str | None = None,
     error_detail: str | None = None,
+    was_queued: bool = False,
 ) -> ActivityLog | None:
     """Put the outcome into a row that was written at receipt; its place in the feed stays.
 
     Never overwrites a value with nothing, an answer with another, or an `ok` with a late error: then None.
+    `was_queued`: the row's `ok` only said that the message waits, so its end may still be an error.
     """
     rows = ActivityLog.objects.filter(pk=row_id, response_body__isnull=True)
     if status != "ok":
-        rows = rows.exclude(status="ok")
+        rows = rows.exclude(status="ok", **({"duration_ms__isnull": False} if was_queued else {}))
     given: dict[str, Any] = {
         "duration_ms": duration_ms,
         "summary": (storable(summary) or "")[:SUMMARY_CHARS] or None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -100,6 +101,15 @@ class Environment:
         """Any integer: for a bound that 0 and less switch off."""
         self._declare(Variable(name, "integer", str(default), help))
         return self._number(name, default, minimum=None)
+
+    def duration(self, name: str, *, default: int, help: str) -> int:
+        """Seconds: a positive integer, or one with `s`, `m` or `h` behind it."""
+        self._declare(Variable(name, "seconds, or like 30m", str(default), help))
+        given = cast(str, self._env.str(name, default="")).strip()
+        found = re.fullmatch(r"([1-9]\d{0,8})([smh]?)", given)
+        if given and not found:
+            log.warning("%s=%r is no duration; using %d", name, given, default)
+        return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else default
 
     def networks(self, name: str, *, help: str) -> list[Network]:
         """A comma list of CIDRs.

@@ -25,6 +25,7 @@ class Job(StrEnum):
     TEARDOWN = "provisioning.teardown"
     PROVISION_IMPORTED = "provisioning.provision_imported"
     DELIVER_RESTART_CONTEXT = "provisioning.deliver_restart_context"
+    A2A_DRAIN = "a2a.drain"
     DELEGATE = "delegations.dispatch"
     DELEGATIONS_OF_REMOVED = "delegations.of_removed"
 
@@ -37,6 +38,7 @@ class Job(StrEnum):
     RESTART_CONTEXTS = "restart-contexts"
     ACTIVITY_RETENTION = "activity-retention"
     PENDING_UPLOADS_SWEEPER = "pending-uploads-sweeper"
+    A2A_QUEUE_SWEEPER = "a2a-queue-sweeper"
     DELEGATION_SWEEPER = "delegation-sweeper"
 
     QUEUE_PROBE = "queue-probe"
@@ -54,6 +56,7 @@ QUEUES: dict[Job, str] = {
     Job.TEARDOWN: "teardown",
     Job.PROVISION_IMPORTED: "bulk",  # hundreds at once must not stand before one restart
     Job.DELIVER_RESTART_CONTEXT: "delegations",  # waits for an agent: never where starts wait
+    Job.A2A_DRAIN: "delegations",
     Job.DELEGATE: "delegations",
     Job.DELEGATIONS_OF_REMOVED: "delegations",
 }
@@ -74,6 +77,7 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.RESTART_CONTEXTS: 15,
     Job.ACTIVITY_RETENTION: lambda: int(settings.ACTIVITY_CLEANUP_INTERVAL_HOURS) * 3600,
     Job.PENDING_UPLOADS_SWEEPER: "PENDING_UPLOADS_SWEEP_INTERVAL_SECONDS",
+    Job.A2A_QUEUE_SWEEPER: "A2A_QUEUE_SWEEPER_INTERVAL_S",
     Job.DELEGATION_SWEEPER: "DELEGATION_SWEEPER_INTERVAL_S",
 }
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)

@@ -137,6 +137,38 @@ ACTIVITY_CLEANUP_INTERVAL_HOURS: int = env.positive_int(
     "ACTIVITY_CLEANUP_INTERVAL_HOURS", default=6, help="hours between two runs of `activity-retention`"
 )
 
+# --- Messages to agents (docs/reference/a2a.md)
+# -------------------------------------------------------------------------
+A2A_PROXY_RESPONSE_HEADER_TIMEOUT: int = env.duration(
+    "A2A_PROXY_RESPONSE_HEADER_TIMEOUT",
+    default=1800,
+    help="how long an agent may take until its answer begins, seconds or like `30m`",
+)
+A2A_IDLE_TIMEOUT_SECONDS: int = env.positive_int(
+    "A2A_IDLE_TIMEOUT_SECONDS",
+    default=1800,
+    help="seconds without any sign of life of the target until its caller is let go",
+)
+A2A_CANVAS_SYNC_BUDGET: int = env.positive_int(
+    "A2A_CANVAS_SYNC_BUDGET",
+    default=90,
+    help="seconds a canvas waits on the line before its answer comes as an event",
+)
+A2A_CANVAS_SYNC_DISABLE: bool = env.truth(
+    "A2A_CANVAS_SYNC_DISABLE", help="let a canvas wait on the line for as long as it takes"
+)
+A2A_SETTLING_RETRY_CEILING_S: int = env.positive_int(
+    "A2A_SETTLING_RETRY_CEILING_S",
+    default=180,
+    help="seconds a queued message waits for a target that is coming up",
+)
+A2A_QUEUE_SWEEPER_INTERVAL_S: int = env.positive_int(
+    "A2A_QUEUE_SWEEPER_INTERVAL_S", default=10, help="interval of the sweep over queued messages, seconds"
+)
+A2A_QUEUE_RETENTION_DAYS: int = env.positive_int(
+    "A2A_QUEUE_RETENTION_DAYS", default=7, help="days an ended message of the queue is kept"
+)
+
 # --- Work handed over (docs/reference/delegations.md)
 # --------------------------------------------------------------------
 DELEGATION_LEDGER_WRITE: bool = env.switch(

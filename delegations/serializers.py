@@ -65,8 +65,10 @@ class ReportInput(serializers.Serializer[Any]):
 
 class ResolveInput(serializers.Serializer[Any]):
     action = serializers.ChoiceField(
-        ["fail"],
-        error_messages=dict.fromkeys(["required", "null", "invalid_choice"], "action must be 'fail'"),
+        ["fail", "requeue"],
+        error_messages=dict.fromkeys(
+            ["required", "null", "invalid_choice"], "action must be 'fail' or 'requeue'"
+        ),
     )
     reason = serializers.CharField(required=False, allow_blank=True, allow_null=True, max_length=500)
 

@@ -137,7 +137,8 @@ class AdminDelegationViewSet(ViewSet):
 
     def resolve(self, request: Request, delegation_id: str) -> Response:
         given = parsed(ResolveInput, request)
-        row = services.fail_delegation(
+        verbs = {"fail": services.fail_delegation, "requeue": services.requeue_delegation}
+        row = verbs[given["action"]](
             delegation_id=delegation_id,
             reason=given.get("reason") or "",
             actor=principal_of(request).actor,

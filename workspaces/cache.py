@@ -17,6 +17,7 @@ log = structlog.get_logger(__name__)
 
 ALIVE_S = 180
 URL_S = 300
+SLOT_S = 86_400
 
 
 def alive_key(workspace_id: UUID) -> str:
@@ -34,6 +35,11 @@ def internal_url_key(workspace_id: UUID) -> str:
 def runtime_key(workspace_id: UUID) -> str:
     """What the agent's last full heartbeat declared about its runtime."""
     return f"ws:{workspace_id}:runtime"
+
+
+def slot_key(workspace_id: UUID) -> str:
+    """There while something waits for the workspace to have a hand free."""
+    return f"ws:{workspace_id}:slot"
 
 
 def forget(*workspace_ids: UUID) -> None:
@@ -79,6 +85,11 @@ def remember_contact(workspace_id: UUID, url: str, internal_url: str) -> None:
         pipeline.execute()
 
     _try(write)
+
+
+def ask_for_slot(workspace_id: UUID) -> None:
+    """Let the workspace's next heartbeat tell of its free slot; a lost wish is made up for by a sweep."""
+    _try(lambda: client().set(slot_key(workspace_id), "1", ex=SLOT_S))
 
 
 def _set_addresses(pipeline: Any, workspace_id: UUID, url: str, internal_url: str) -> None:

@@ -15,7 +15,8 @@ from workspaces.models import Workspace
 # provisioning or failed to online.
 came_online: list[Callable[[UUID, int], None]] = []
 
-# Called with the workspace id after each stored heartbeat of a living workspace that could take another task.
+# Called with the workspace id after a stored heartbeat of a living workspace that could take another task,
+# when somebody asked for its slot (workspaces/cache.py, ask_for_slot).
 has_free_slot: list[Callable[[UUID], None]] = []
 
 # Asked for the address at which other agents reach a workspace with compute of ours; the first answer counts.

@@ -8,33 +8,34 @@ Source: docs/reference/delegations.md, The executor.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
-from django.db import InterfaceError, OperationalError
 from django.db.models import F
 from django.db.models.functions import Now
 
 from a2a.callers import workspace_caller
-from a2a.dispatch import proxy_a2a
+from a2a.dispatch import Terms, proxy_a2a
+from a2a.judgement import queued
 from a2a.results import Kind, Result
+from a2a.services.queue import enqueue_message
+from a2a.services.targets import is_recovering
+from config.leases import LEASE
 from config.locks import release_connection
+from config.persistence import persistent
 from delegations import selectors
-from delegations.leases import LEASE, keeper
+from delegations.leases import keeper
 from delegations.models import Delegation, Delivery, Status
 from delegations.previews import shown_duration
 from delegations.services.transitions import Change, mark_waiting, transition
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
 BUDGET_S = 1800.0
 PAUSE_S = 8.0  # before the one more attempt that a message gets which surely did not arrive
 LOST = "response lost after delivery — the target may have completed the work"
 NO_TASK = "the task's text is no longer kept"
-WRITE_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # an answer is worth waiting for the database
 SILENT = f"no answer within {shown_duration(BUDGET_S)} of dispatch"
 _NO_LEASE = {"lease_expires_at": None}
 _TRY_AGAIN = frozenset({Kind.DEAD, Kind.UNREACHABLE, Kind.SETTLING, Kind.WAKING})
@@ -59,7 +60,7 @@ def dispatch(delegation_id: str) -> None:
         return
     with keeper.keeping(row.pk):
         result = _sent(row, envelope_of(row, task))
-        _persist(lambda: settle(row.pk, result))
+        persistent(lambda: settle(row.pk, result))
 
 
 def envelope_of(row: Delegation, task: str) -> dict[str, Any]:
@@ -73,9 +74,9 @@ def envelope_of(row: Delegation, task: str) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": row.pk, "method": "message/send", "params": {"message": message}}
 
 
-def settle(delegation_id: str, result: Result) -> None:
+def settle(delegation_id: str, result: Result, *, via: str = "") -> None:
     """Write down what became of the message."""
-    verdict = verdict_on(result)
+    verdict = verdict_on(result, via=via)
     log.info("delegation.settled", delegation_id=delegation_id, kind=result.kind, delivered=result.delivered)
     if verdict.waits is not None:
         mark_waiting(delegation_id, verdict.waits, result.queue_id)
@@ -83,26 +84,25 @@ def settle(delegation_id: str, result: Result) -> None:
         transition(delegation_id, verdict.change)
 
 
-def verdict_on(result: Result) -> Verdict:
+def verdict_on(result: Result, *, via: str = "") -> Verdict:
     """Pure: docs/reference/delegations.md, The executor."""
     match result.kind:
         case Kind.ANSWER:
-            return Verdict(Change(Status.COMPLETED, text=result.text))
+            return Verdict(Change(Status.COMPLETED, text=result.text, via=via))
         case Kind.TASK_OPEN:
-            return Verdict(Change(Status.IN_PROGRESS, columns=_NO_LEASE))
+            return Verdict(Change(Status.IN_PROGRESS, columns=_NO_LEASE, via=via))
         case Kind.QUEUED_BUSY:
             return Verdict(waits=Delivery.QUEUE)
         case Kind.QUEUED_POLL:
             return Verdict(waits=Delivery.POLL)
-        case Kind.LOST_RESPONSE if result.text:
-            return Verdict(Change(Status.COMPLETED, text=result.text))
         case Kind.LOST_RESPONSE:
-            return Verdict(Change(Status.FAILED, error=LOST))
+            return Verdict(Change(Status.FAILED, error=LOST, via=via))
         case Kind.AGENT_ERROR if result.is_gateway and not result.is_certainly_undelivered:
-            return Verdict(Change(Status.FAILED, error=LOST))
+            return Verdict(Change(Status.FAILED, error=LOST, via=via))
         case Kind.BUSY if not result.is_certainly_undelivered:  # it may be at work: a late report counts
-            return Verdict(Change(Status.STUCK, error=SILENT, columns=_NO_LEASE))
-    return Verdict(Change(Status.FAILED, error=result.error or f"the message was not taken: {result.kind}"))
+            return Verdict(Change(Status.STUCK, error=SILENT, columns=_NO_LEASE, via=via))
+    reason = result.error or f"the message was not taken: {result.kind}"
+    return Verdict(Change(Status.FAILED, error=reason, via=via))
 
 
 def _claimed(delegation_id: str) -> Delegation | None:
@@ -113,30 +113,30 @@ def _claimed(delegation_id: str) -> Delegation | None:
 
 
 def _sent(row: Delegation, envelope: dict[str, Any]) -> Result:
-    ends_at = time.monotonic() + BUDGET_S
-    result = proxy_a2a(row.callee_id, envelope, workspace_caller(row.caller_id), total_s=BUDGET_S)
-    if not _may_try_again(result):
+    """What became of the message, at once or, when it surely did not arrive, at the second attempt. A target
+    that is on its way gets it through the queue.
+    """
+    caller, ends_at = workspace_caller(row.caller_id), time.monotonic() + BUDGET_S
+    terms = Terms(total_s=BUDGET_S, queues_on_timeout=False, delegation_id=row.pk, expires_at=row.deadline)
+    result = proxy_a2a(row.callee_id, envelope, caller, terms)
+    if result.kind != Kind.WAKING and _may_try_again(result):
+        release_connection()
+        time.sleep(PAUSE_S)
+        Delegation.objects.in_flight().filter(pk=row.pk).update(retry_count=F("retry_count") + 1)
+        terms = replace(terms, total_s=ends_at - time.monotonic())
+        result = proxy_a2a(row.callee_id, envelope, caller, terms)
+    is_on_its_way = result.kind == Kind.WAKING or (_may_try_again(result) and is_recovering(row.callee_id))
+    if not is_on_its_way:
         return result
-    release_connection()
-    time.sleep(PAUSE_S)
-    Delegation.objects.in_flight().filter(pk=row.pk).update(retry_count=F("retry_count") + 1)
-    left_s = ends_at - time.monotonic()
-    return proxy_a2a(row.callee_id, envelope, workspace_caller(row.caller_id), total_s=left_s)
+    kept = persistent(
+        lambda: enqueue_message(
+            row.callee_id, envelope, caller, expires_at=row.deadline, delegation_id=row.pk
+        )
+    )
+    return queued(kept.item.pk, kept.depth, result.delivered)
 
 
 def _may_try_again(result: Result) -> bool:
     """Only what certainly did not arrive, and may arrive in a moment."""
     is_passing = result.kind in _TRY_AGAIN or (result.kind == Kind.AGENT_ERROR and result.is_gateway)
     return is_passing and result.is_certainly_undelivered
-
-
-def _persist(write: Callable[[], T]) -> T:
-    """Write an outcome even when the database is away for a moment. Raises its last error."""
-    for pause_s in WRITE_PAUSES_S:
-        try:
-            return write()
-        except (OperationalError, InterfaceError) as error:
-            log.warning("delegation.not_written", error=str(error))
-            release_connection()
-            time.sleep(pause_s)
-    return write()

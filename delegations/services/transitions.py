@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
+from a2a.services.queue import take_back
 from activity.delegation_lines import DELEGATION_TYPE, refresh_copy, write_step
 from activity.services import log_activity
 from activity.tally import tally
@@ -38,6 +39,9 @@ SELECT {_COLUMNS}, coalesce(callee.name, d.callee_id::text) AS callee_name,
 FROM d LEFT JOIN workspaces callee ON callee.id = d.callee_id
 LEFT JOIN workspaces caller ON caller.id = d.caller_id
 """
+
+
+OF_THE_QUEUE = frozenset({"queue_drain", "queue_drain_drop"})  # ends that the queue itself tells
 
 
 class Outcome(StrEnum):
@@ -179,6 +183,8 @@ def _ended(row: Delegation, change: Change, changes: dict[str, Any]) -> Delegati
     write_step(
         workspace_id=row.caller_id, delegation_id=row.pk, shown=stored.shown, lines=lines, events=[event]
     )
+    if row.delivery == Delivery.QUEUE and change.via not in OF_THE_QUEUE:
+        take_back(row.pk)
     return stored
 
 

@@ -14,10 +14,12 @@ from provisioning.services.restarts import (
     restart_cycle,
     restart_for_secret,
 )
+from provisioning.services.standing import Standing, lose, standing_of
 from provisioning.services.teardown import teardown, teardown_run
 
 __all__ = [
     "Result",
+    "Standing",
     "Trigger",
     "accept_restart",
     "boot_config",
@@ -28,6 +30,7 @@ __all__ = [
     "hibernate",
     "is_context_pending",
     "is_waking",
+    "lose",
     "note_phase",
     "pause",
     "provision",
@@ -37,6 +40,7 @@ __all__ = [
     "restart_cycle",
     "restart_for_secret",
     "resume",
+    "standing_of",
     "teardown",
     "teardown_run",
     "wake",

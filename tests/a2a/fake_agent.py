@@ -67,7 +67,7 @@ class FakeAgent:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                seen = Seen(dict(self.headers), json.loads(body))
+                seen = Seen({name.lower(): value for name, value in self.headers.items()}, json.loads(body))
                 with lock:
                     agent.requests.append(seen)
                     behaviours = agent.behaviours

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from a2a import calls
+from a2a import wire
 from activity.models import ActivityLog
 from tests.clients import admin, agent_of, anonymous
 from tests.waiting import eventually
@@ -121,7 +121,7 @@ def test_a_claimed_identity_must_be_the_tokens_own(agent):
 
     liar = Api(mint_token(workspace_id=one.pk, kind=TokenKind.INSTANCE), HTTP_X_WORKSPACE_ID=str(other.pk))
     answer = say(liar, target)
-    assert (answer.status_code, answer.json()) == (403, {"error": "caller identity mismatch"})
+    assert (answer.status_code, answer.json()) == (401, {"error": "invalid caller auth token"})
     assert agent.requests == []
 
 
@@ -190,16 +190,17 @@ def test_a_repeat_of_a_message_that_is_being_answered_is_no_second_turn(agent):
 
 
 def test_an_answer_that_is_too_large_is_not_kept(agent, monkeypatch):
-    monkeypatch.setattr(calls, "MAX_ANSWER_BYTES", 50)
+    monkeypatch.setattr(wire, "MAX_ANSWER_BYTES", 50)
     agent.answer = (200, {"result": "x" * 100})
     answer = say(admin(), pushed(agent))
     assert (answer.status_code, answer.json()["max_bytes"]) == (502, 50)
-    assert ActivityLog.objects.get().status == "error"
+    assert (ActivityLog.objects.get().status, ActivityLog.objects.get().response_body) == ("ok", None)
 
 
 def test_a_url_that_cannot_be_asked_leaves_no_message_waiting():
     target = WorkspaceFactory(url="http://exämple.invalid:1/", url_source=UrlSource.PLATFORM)
-    assert say(admin(), target).status_code == 502
+    answer = say(admin(), target)
+    assert (answer.status_code, answer.json()) == (500, {"error": "failed to create proxy request"})
     assert ActivityLog.objects.get().status == "error"
 
 

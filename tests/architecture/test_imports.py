@@ -42,7 +42,11 @@ def test_the_rooms_keep_the_rules(copy: Path):
         ("workspaces/services/crud.py", "from provisioning import dispatch", "one order of rooms"),
         ("workspaces/selectors.py", "from workspaces import services", "inside a room"),
         ("activity/services.py", "import rest_framework", "domain code knows no HTTP framework"),
-        ("a2a/services.py", "from provisioning.backends import base", "only provisioning knows a backend"),
+        (
+            "a2a/services/queue.py",
+            "from provisioning.backends import base",
+            "only provisioning knows a backend",
+        ),
         ("agent/client.py", "import django", "the agent and the supervisor know no Django"),
         ("agent/client.py", "import stack", "the agent and the supervisor stand alone"),
     ],

@@ -8,6 +8,7 @@ import pytest
 from django.apps import apps
 from django.db import connection, models
 
+from a2a import models as a2a
 from activity.services import INBOX_TYPE
 from delegations import models as delegations
 from provisioning.models import OPEN, RunKind, RunState
@@ -24,6 +25,8 @@ CHECKS: dict[str, type[models.TextChoices]] = {
     "provision_runs_kind": RunKind,
     "provision_runs_state": RunState,
     "pending_uploads_storage_check": Storage,
+    "a2a_queue_status": a2a.QueueStatus,
+    "a2a_queue_caller_kind": a2a.KeptKind,
     "delegations_status": delegations.Status,
     "delegations_source": delegations.Source,
     "delegations_delivery": delegations.Delivery,
@@ -32,11 +35,16 @@ PREDICATES = {
     "idx_workspaces_heartbeat": set(ALIVE),
     "provision_runs_open": set(OPEN),
     "activity_logs_inbox": {INBOX_TYPE},
+    "a2a_queue_active_uniq": set(a2a.ACTIVE),
+    "a2a_queue_claim": {a2a.QueueStatus.QUEUED},
+    "a2a_queue_expiry": {a2a.QueueStatus.QUEUED},
+    "a2a_queue_backoff": {a2a.QueueStatus.QUEUED},
+    "a2a_queue_lease": {a2a.QueueStatus.DISPATCHED},
     **{name: set(delegations.IN_FLIGHT) for name in delegations.IN_FLIGHT_INDEXES},
     "idx_workspaces_deadline": {Status.PROVISIONING},
     "workspaces_parent_name_uniq": {Status.REMOVED},
 }
-OURS = ["activity", "access", "approvals", "workspaces", "provisioning", "uploads", "delegations"]
+OURS = ["activity", "access", "approvals", "workspaces", "provisioning", "uploads", "a2a", "delegations"]
 
 
 def definition(query: str, name: str) -> str:

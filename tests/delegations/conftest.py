@@ -8,10 +8,12 @@ from uuid import UUID
 
 import pytest
 
+from a2a.services.drain import drain
 from config import jobs
 from config.jobs import Job
 from delegations import services
 from delegations.services import execution
+from provisioning import dispatch
 from tests.a2a.fake_agent import FakeAgent, fake_agent
 
 
@@ -32,6 +34,8 @@ class Doorbell:
                     services.dispatch(str(ids["delegation_id"]))
                 case Job.DELEGATIONS_OF_REMOVED:
                     services.close_of_removed(UUID(str(ids["workspace_id"])))
+                case Job.A2A_DRAIN:
+                    drain(UUID(str(ids["workspace_id"])))
 
 
 @pytest.fixture
@@ -39,6 +43,14 @@ def doorbell(monkeypatch: pytest.MonkeyPatch, valkey: Any) -> Doorbell:
     bell = Doorbell()
     monkeypatch.setattr(jobs, "_send", bell.ring)
     return bell
+
+
+@pytest.fixture(autouse=True)
+def no_compute() -> Iterator[None]:
+    """Whether a callee lives cannot be verified."""
+    dispatch.wire(None)
+    yield
+    dispatch.choose_again()
 
 
 @pytest.fixture

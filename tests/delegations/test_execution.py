@@ -6,16 +6,23 @@ import threading
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
+from a2a.models import QueueItem
 from a2a.results import Delivered, Kind, Result
-from activity.models import ActivityLog
+from a2a.services.drain import drain
+from activity.models import ActivityLog, StructureEvent
+from config import persistence
+from config.leases import Keeper
 from delegations import services
-from delegations.leases import Keeper, keeper
+from delegations.leases import keeper, renew
 from delegations.models import Delegation
 from delegations.services import execution
 from delegations.services.execution import LOST, verdict_on
+from provisioning import dispatch
+from provisioning.backends.memory import InMemoryBackend
 from tests.a2a.fake_agent import FakeAgent, answers, breaks_off, echo, hangs_up, said, waits
-from tests.clients import agent_of
+from tests.clients import admin, agent_of
 from tests.conftest import at_once
 from tests.delegations.factories import delegated, feed, fresh, inbox, pair, told
 from tests.outages import statements_fail
@@ -124,14 +131,95 @@ def test_and_only_one(agent, doorbell, at_once_again):
     assert inbox(row.caller_id).count() == 1
 
 
-def test_a_callee_that_took_it_and_hung_up_may_still_report(agent, doorbell, at_once_again):
+def test_a_callee_that_took_it_and_hung_up_gets_it_again_through_the_queue(agent, doorbell):
+    agent.behaves(hangs_up, echo)
+    row = given_to(agent)
+    doorbell.work()
+    stored = fresh(row)
+    assert (stored.status, stored.delivery, stored.shown) == ("dispatched", "queue", "queued")
+    assert feed(row.caller_id).get().summary == "Delegation queued — target at capacity"
+    assert services.sweep(timezone.now(), up_since=timezone.now())["stuck_marked"] == 0
+    drain(row.callee_id)
+    assert [seen.message["messageId"] for seen in agent.requests] == [row.pk] * 2
+    assert agent.requests[1].headers["x-a2a-redelivery"] == "1"
+    assert (fresh(row).status, fresh(row).result_preview) == ("completed", "echo: count the beans")
+    assert told(row.caller_id) == ["SENT", "STATUS:dispatched", "STATUS:queued", "COMPLETE"]
+    event = StructureEvent.objects.get(event_type="DELEGATION_COMPLETE")
+    assert event.payload["via"] == "queue_drain"
+    assert inbox(row.caller_id).count() == 1
+
+
+def test_a_busy_callee_is_asked_again_and_the_ack_is_no_answer(agent, doorbell):
+    agent.behaves(answers({"error": "one at a time", "busy": True}, 503), echo)
+    row = given_to(agent)
+    doorbell.work()
+    assert (fresh(row).shown, fresh(row).result_preview) == ("queued", None)
+    drain(row.callee_id)
+    assert fresh(row).result_preview == "echo: count the beans"
+
+
+def test_a_message_that_nobody_waits_for_is_not_sent(agent, doorbell):
+    agent.behaves(answers({"error": "one at a time", "busy": True}, 503), echo)
+    row = given_to(agent)
+    doorbell.work()
+    services.fail_delegation(delegation_id=row.pk, reason="enough", actor="ada")
+    item = QueueItem.objects.get(delegation_id=row.pk)
+    assert (item.status, item.last_error) == ("dropped", "the delegation has ended")
+    QueueItem.objects.update(status="queued", completed_at=None)  # as if it had been claimed at that moment
+    drain(row.callee_id)
+    assert (len(agent.requests), QueueItem.objects.get().status) == (1, "dropped")
+
+
+def test_a_callee_that_cannot_be_reached_for_ever_fails_its_delegations(agent, doorbell):
     agent.behaves(hangs_up)
     row = given_to(agent)
     doorbell.work()
-    assert (len(agent.requests), fresh(row).status, inbox(row.caller_id).count()) == (1, "stuck", 0)
+    for _ in range(5):
+        QueueItem.objects.update(next_attempt_at=None)
+        drain(row.callee_id)
+    assert (QueueItem.objects.get().status, fresh(row).status) == ("failed", "failed")
+    assert (len(agent.requests), inbox(row.caller_id).count()) == (6, 1)
+
+
+def test_a_sleeping_callee_is_woken_and_gets_it_from_the_queue(agent, doorbell):
+    backend = InMemoryBackend()
+    dispatch.wire(backend)
+    caller, callee = pair(status=Status.HIBERNATED, url=None)
+    row = delegated(caller, callee)
+    doorbell.work()
+    assert Workspace.objects.get(pk=callee.pk).status == Status.PROVISIONING
+    assert (fresh(row).status, fresh(row).delivery) == ("dispatched", "queue")
+    assert drain(callee.pk) == 0
+    Workspace.objects.filter(pk=callee.pk).update(status=Status.ONLINE, **agent.place)
+    assert drain(callee.pk) == 1
+    assert fresh(row).status == "completed"
+
+
+def test_the_whole_time_used_up_is_stuck_and_neither_queued_nor_failed(agent, doorbell, monkeypatch):
+    monkeypatch.setattr(execution, "BUDGET_S", 0.5)
+    agent.behaves(waits())
+    row = given_to(agent)
+    doorbell.work()
+    assert (fresh(row).status, fresh(row).error_detail) == ("stuck", "no answer within 30m0s of dispatch")
+    assert not QueueItem.objects.exists()
     path = f"/workspaces/{row.callee_id}/delegations/{row.pk}/update"
     agent_of(row.callee_id).post(path, {"status": "completed", "response_preview": "42 beans"})
     assert (fresh(row).status, inbox(row.caller_id).count()) == ("completed", 1)
+
+
+def test_an_operator_sends_a_stuck_one_again(agent, doorbell):
+    row = given_to(agent, status="stuck", deadline="2026-01-01T00:00:00Z")
+    answer = admin().post(f"/admin/delegations/{row.pk}/resolve", {"action": "requeue"})
+    assert (answer.status_code, answer.json()["status"]) == (200, "dispatched")
+    stored = fresh(row)
+    assert (stored.delivery, stored.retry_count) == ("queue", 1)
+    assert stored.deadline > timezone.now()
+    drain(row.callee_id)
+    (seen,) = agent.requests
+    assert (seen.text, seen.message["messageId"]) == ("count the beans", row.pk)
+    assert fresh(row).status == "completed"
+    again = admin().post(f"/admin/delegations/{row.pk}/resolve", {"action": "requeue"})
+    assert (again.status_code, again.json()["error"]) == (409, "delegation is terminal")
 
 
 def test_an_end_that_came_first_is_not_overwritten_by_the_answer(agent, doorbell):
@@ -148,7 +236,7 @@ def test_an_end_that_came_first_is_not_overwritten_by_the_answer(agent, doorbell
 
 
 def test_an_answer_waits_for_the_database(agent, doorbell, monkeypatch):
-    monkeypatch.setattr(execution, "WRITE_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(persistence, "PAUSES_S", (0.0, 0.0))
     row = given_to(agent)
     tries = []
     real = execution.settle
@@ -207,7 +295,7 @@ def test_the_lease_of_an_open_dispatch_is_renewed(agent, doorbell):
     before = fresh(row).lease_expires_at
     assert keeper.renew() == 1
     assert fresh(row).lease_expires_at > before
-    assert Keeper().renew() == 0
+    assert Keeper(renew).renew() == 0
     agent.released.set()
     working.join(20)
     assert keeper.renew() == 0

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from a2a import calls, system_messages
+from a2a import dispatch as messages
+from a2a import system_messages
 from a2a.system_messages import tell
 from access.services import save_global_secret, store_secrets
 from activity.models import ActivityLog
@@ -206,8 +207,8 @@ def test_an_agent_that_thinks_for_long_is_not_waited_for(backend, doorbell, agen
     doorbell.work()
     agent.gate.set()
     assert not services.is_context_pending(row.pk)
-    assert ActivityLog.objects.get(workspace_id=row.pk).error_detail == "the agent has not answered yet"
-    assert calls.ANSWER_S > system_messages.TURN_S
+    assert ActivityLog.objects.get(workspace_id=row.pk).error_detail == "the agent did not answer in time"
+    assert messages.CEILING_S > system_messages.TURN_S
 
 
 @pytest.mark.parametrize("end", ["declined", "paused"])

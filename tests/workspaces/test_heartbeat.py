@@ -19,7 +19,7 @@ from tests.clients import Api, agent_of, anonymous
 from tests.conftest import at_once
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces import hooks
-from workspaces.cache import alive_key, runtime_key
+from workspaces.cache import alive_key, ask_for_slot, runtime_key
 from workspaces.models import EXTERNAL, Status, Workspace
 from workspaces.services import remove_workspace
 
@@ -345,14 +345,23 @@ def test_an_unusable_card_does_not_cost_the_beat():
 # --- Room for another task
 
 
-def test_a_living_workspace_with_a_free_slot_asks_for_work(monkeypatch):
+def test_a_living_workspace_with_a_free_slot_asks_for_the_work_that_waits(monkeypatch, valkey):
     asked: list[Any] = []
     monkeypatch.setattr(hooks, "has_free_slot", [asked.append])
     row = WorkspaceFactory(max_concurrent_tasks=2)
     agent = agent_of(row.pk)
     beat(agent, row, active_tasks=1)
-    assert asked == [row.pk]
+    assert asked == []  # nobody waits for it
+    ask_for_slot(row.pk)
+    for _ in range(2):
+        beat(agent, row, active_tasks=1)
+        assert asked == [row.pk]
+    ask_for_slot(row.pk)
     beat(agent, row, active_tasks=2)
+    assert asked == [row.pk]
+    beat(agent, row, active_tasks=1)
+    assert asked == [row.pk, row.pk]
+    asked.pop()
     parked = WorkspaceFactory(status=Status.PAUSED)
     beat(agent_of(parked.pk), parked, active_tasks=0)
     assert asked == [row.pk]

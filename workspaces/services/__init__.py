@@ -22,6 +22,7 @@ from workspaces.services.inbound_secrets import (
     rotate_inbound_secret,
 )
 from workspaces.services.model_choice import choose, chosen
+from workspaces.services.outbound import note_outbound
 from workspaces.services.purging import purge_workspaces, stops_failed
 from workspaces.services.registration import Registration, register
 from workspaces.services.removal import Removal, owing_stop, remove_workspace
@@ -47,6 +48,7 @@ __all__ = [
     "known_inbound_secret",
     "merge_config",
     "move_agent",
+    "note_outbound",
     "owing_stop",
     "purge_workspaces",
     "record_usage",

@@ -27,7 +27,7 @@ from activity.events import EventType, Frame, record
 from config.errors import Unavailable, failing_as
 from config.valkey import client
 from workspaces import hooks
-from workspaces.cache import ALIVE_S, alive_key, runtime_key
+from workspaces.cache import ALIVE_S, alive_key, runtime_key, slot_key
 from workspaces.cards import completed, without_forbidden_url
 from workspaces.models import ALIVE, DORMANT, EXTERNAL, Status, Workspace
 from workspaces.services.beats import Beat, beating_workspace, parse_beat
@@ -124,8 +124,8 @@ def heartbeat(body: Mapping[str, Any], authorization: str | None, meter: Meter) 
         with failing_as("failed to update"):
             stored = _store(registrant, beat, target, card)
         if stored is not None:
-            _publish(registrant, beat, stored, meter)
-            if target in ALIVE and stored.active_tasks < stored.max_concurrent_tasks:
+            has_room = target in ALIVE and stored.active_tasks < stored.max_concurrent_tasks
+            if _publish(registrant, beat, stored, meter, has_room=has_room):
                 for hook in hooks.has_free_slot:
                     hook(workspace_id)
             return _answer(registrant)
@@ -230,8 +230,11 @@ def _status_event(registrant: Registrant, beat: Beat, target: Status) -> tuple[E
     return EventType.WORKSPACE_ONLINE, {} if recovered else {"recovered_from": registrant.status}
 
 
-def _publish(registrant: Registrant, beat: Beat, stored: Stored, meter: Meter) -> None:
-    """One pipelined trip: the caller's charge, liveness key, declared capabilities, live frames."""
+def _publish(registrant: Registrant, beat: Beat, stored: Stored, meter: Meter, *, has_room: bool) -> bool:
+    """One pipelined trip: the caller's charge, liveness key, declared capabilities, live frames.
+
+    Whether something waits for the free slot: each wish is read once.
+    """
     now = timezone.now()
     pulse = {"active_tasks": stored.active_tasks, "uptime_seconds": stored.uptime_seconds}
     frames = [Frame(EventType.WORKSPACE_HEARTBEAT, registrant.workspace_id, now, pulse)]
@@ -239,7 +242,10 @@ def _publish(registrant: Registrant, beat: Beat, stored: Stored, meter: Meter) -
         changed = {"current_task": stored.task, "active_tasks": stored.active_tasks}
         frames.insert(0, Frame(EventType.TASK_UPDATED, registrant.workspace_id, now, changed))
 
+    slot_reply = 0
+
     def remember(pipeline: Pipeline) -> None:
+        nonlocal slot_reply
         meter.add_to(pipeline)
         pipeline.set(alive_key(registrant.workspace_id), "online", ex=ALIVE_S)
         if beat.declared is not None:
@@ -247,8 +253,13 @@ def _publish(registrant: Registrant, beat: Beat, stored: Stored, meter: Meter) -
             pipeline.set(runtime_key(registrant.workspace_id), kept, ex=RUNTIME_KEY_S)
         elif beat.clears_declared and not beat.is_task_push:
             pipeline.delete(runtime_key(registrant.workspace_id))
+        if has_room:
+            slot_reply = len(pipeline)
+            pipeline.getdel(slot_key(registrant.workspace_id))
 
-    meter.settle(events.publish(*frames, also=remember))
+    replies = events.publish(*frames, also=remember)
+    meter.settle(replies)
+    return has_room and replies is not None and replies[slot_reply] is not None
 
 
 def _answer(registrant: Registrant) -> dict[str, Any]:
