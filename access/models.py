@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from django.db import models
 from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 
 
 class TokenKind(models.TextChoices):
@@ -23,6 +23,10 @@ class TokenKind(models.TextChoices):
 class WorkspaceTokenQuerySet(models.QuerySet["WorkspaceAuthToken"]):
     def live(self) -> Self:
         return self.filter(revoked_at=None)
+
+    def unused(self, since: datetime) -> Self:
+        """Neither used nor minted since."""
+        return self.alias(seen=Coalesce("last_used_at", "created_at")).filter(seen__lt=since)
 
 
 class WorkspaceAuthToken(models.Model):
@@ -46,6 +50,11 @@ class WorkspaceAuthToken(models.Model):
         ]
         indexes = [
             models.Index("workspace", name="workspace_auth_tokens_live", condition=Q(revoked_at=None)),
+            models.Index(
+                Coalesce("last_used_at", "created_at"),
+                name="workspace_auth_tokens_unused",
+                condition=Q(revoked_at=None, kind="instance"),
+            ),
         ]
 
     def __str__(self) -> str:

@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from activity.counters import count
 from activity.models import BackgroundJob
-from config.jobs import INTERVALS, LOOP_TICK_S, PROBE_S, Job, Loop, interval_s, probe_name, queues
+from config.jobs import INTERVALS, LOOP_TICK_S, PROBE_S, Job, Loop, interval_s, is_enabled, probe_name, queues
 from config.locks import try_lock
 
 log = structlog.get_logger(__name__)
@@ -33,12 +33,13 @@ UNDRAINED = timedelta(seconds=300)
 
 
 def supervised(job: Job, body: Callable[[], T]) -> T | None:
-    """Run one tick of `job`, unless another process ran it within 0.9 of its interval or is running it now.
+    """Run one tick of `job`, unless another process ran it within 0.9 of its interval or is running it now,
+    or this deployment has no use for it.
 
     An exception is logged, counted and kept as the job's last error; the next tick runs again. None: not
     run, or failed.
     """
-    if not _take_turn(job):
+    if not is_enabled(job) or not _take_turn(job):
         return None
     with try_lock(f"sweep:{job}") as mine:
         if not mine:
@@ -123,7 +124,7 @@ def _record_end(job: Job, began: float, *, error: str | None) -> None:
 
 def expected() -> dict[str, int]:
     """What should tick in this deployment, and how often in seconds: sweeps, loops and queues."""
-    jobs = {job.value: interval_s(job) for job in INTERVALS}
+    jobs = {job.value: interval_s(job) for job in INTERVALS if is_enabled(job)}
     loops = {loop.value: LOOP_TICK_S for loop in Loop}
     return jobs | loops | {probe_name(queue): PROBE_S for queue in queues()}
 

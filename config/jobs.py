@@ -28,6 +28,7 @@ class Job(StrEnum):
     A2A_DRAIN = "a2a.drain"
     DELEGATE = "delegations.dispatch"
     DELEGATIONS_OF_REMOVED = "delegations.of_removed"
+    IMAGE_REFRESH = "provisioning.image_refresh"
 
     LIVENESS_BACKSTOP = "liveness-backstop"
     HEALTH_SWEEP = "health-sweep"
@@ -36,6 +37,13 @@ class Job(StrEnum):
     WORKSPACE_CLEANUP = "workspace-cleanup"
     LIFECYCLE_REQUEUE = "lifecycle-requeue"
     RESTART_CONTEXTS = "restart-contexts"
+    ORPHAN_SWEEPER = "orphan-sweeper"
+    COMPUTE_RECONCILER = "compute-reconciler"
+    EC2_ORPHAN_SWEEPER = "ec2-orphan-sweeper"
+    BOOTSTRAP_WATCHER = "bootstrap-watcher"
+    HIBERNATION_MONITOR = "hibernation-monitor"
+    PHANTOM_BUSY_SWEEP = "phantom-busy-sweep"
+    IMAGE_AUTO_REFRESH = "image-auto-refresh"
     ACTIVITY_RETENTION = "activity-retention"
     PENDING_UPLOADS_SWEEPER = "pending-uploads-sweeper"
     A2A_QUEUE_SWEEPER = "a2a-queue-sweeper"
@@ -59,6 +67,7 @@ QUEUES: dict[Job, str] = {
     Job.A2A_DRAIN: "delegations",
     Job.DELEGATE: "delegations",
     Job.DELEGATIONS_OF_REMOVED: "delegations",
+    Job.IMAGE_REFRESH: "images",
 }
 
 SWEEPS = "sweeps"
@@ -75,11 +84,23 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     # Four passes a minute: a start whose worker died is taken over well within the minute.
     Job.LIFECYCLE_REQUEUE: 15,
     Job.RESTART_CONTEXTS: 15,
+    Job.ORPHAN_SWEEPER: 60,
+    Job.COMPUTE_RECONCILER: "COMPUTE_RECONCILE_SECONDS",
+    Job.EC2_ORPHAN_SWEEPER: "COMPUTE_RECONCILE_SECONDS",
+    Job.BOOTSTRAP_WATCHER: 30,
+    Job.HIBERNATION_MONITOR: "HIBERNATION_SWEEP_SECONDS",
+    Job.PHANTOM_BUSY_SWEEP: "PHANTOM_BUSY_SWEEP_SECONDS",
+    Job.IMAGE_AUTO_REFRESH: 300,
     Job.ACTIVITY_RETENTION: lambda: int(settings.ACTIVITY_CLEANUP_INTERVAL_HOURS) * 3600,
     Job.PENDING_UPLOADS_SWEEPER: "PENDING_UPLOADS_SWEEP_INTERVAL_SECONDS",
     Job.A2A_QUEUE_SWEEPER: "A2A_QUEUE_SWEEPER_INTERVAL_S",
     Job.DELEGATION_SWEEPER: "DELEGATION_SWEEPER_INTERVAL_S",
 }
+
+# Sweep -> whether it has something to do in this deployment; filled by its room in ready(). Without an entry
+# it always has. Beat rings for all: what is not enabled leaves no tick and is not missed.
+conditions: dict[Job, Callable[[], bool]] = {}
+
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -89,6 +110,11 @@ def interval_s(job: Job) -> int:
     if callable(interval):
         return interval()
     return interval if isinstance(interval, int) else int(getattr(settings, interval))
+
+
+def is_enabled(job: Job) -> bool:
+    condition = conditions.get(job)
+    return condition is None or condition()
 
 
 def queue_of(job: Job) -> str:

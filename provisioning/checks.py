@@ -60,10 +60,16 @@ def deploy_mode_is_stated_once(app_configs: Any, **kwargs: Any) -> list[CheckMes
 
 @register
 def debounce_outlasts_the_health_check(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    if settings.RESTART_DEBOUNCE_SECONDS >= settings.HEALTH_SWEEP_SECONDS:
+    if (
+        max(settings.HEALTH_SWEEP_SECONDS, settings.COMPUTE_RECONCILE_SECONDS)
+        <= settings.RESTART_DEBOUNCE_SECONDS
+    ):
         return []
-    text = "RESTART_DEBOUNCE_SECONDS is shorter than HEALTH_SWEEP_SECONDS: what boots would be restarted."
-    return [Error(text, hint="Raise it to at least HEALTH_SWEEP_SECONDS.", id="provisioning.E005")]
+    text = (
+        "RESTART_DEBOUNCE_SECONDS is shorter than HEALTH_SWEEP_SECONDS or COMPUTE_RECONCILE_SECONDS: "
+        "what boots would be restarted."
+    )
+    return [Error(text, hint="Raise it to at least the longer of them.", id="provisioning.E005")]
 
 
 @register

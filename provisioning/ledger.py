@@ -47,6 +47,7 @@ MAX_ATTEMPTS = 5
 CAPACITY_ATTEMPTS, CAPACITY_WAIT_S = 3, 30.0  # room comes back later than a network does, or not at all
 IMPORT_SLOTS = "import-slots"
 NEXT_SLOT = timedelta(seconds=5)
+DETAIL_CHARS = 8192
 RETRY_FIRST_S, RETRY_LIMIT_S = 2, 60
 RECORDED = 3  # starts whose compute a stop looks at by id
 
@@ -280,7 +281,7 @@ def _error(error: BackendError) -> dict[str, Any]:
     return {
         "error_class": error.error_class,
         "error_safe": error.safe_message,
-        "error_detail": error.detail[:4000],
+        "error_detail": error.detail[:DETAIL_CHARS],
     }
 
 

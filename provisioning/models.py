@@ -164,6 +164,7 @@ class WorkspaceLifecycle(models.Model):
     # one.
     stop_below_generation = models.BigIntegerField(null=True)
     stop_attempts = models.IntegerField(default=0)
+    refresh_asked_at = models.DateTimeField(null=True)  # a newer image is here; restart when idle
     # {generation, restart_at, ended_at, env_keys}: what the agent is told once it is back
     restart_context: models.JSONField[dict[str, Any] | None, dict[str, Any] | None] = models.JSONField(
         null=True
@@ -184,6 +185,11 @@ class WorkspaceLifecycle(models.Model):
                 "restart_context_expires_at",
                 name="workspace_lifecycle_context",
                 condition=Q(restart_context__isnull=False),
+            ),
+            models.Index(
+                "refresh_asked_at",
+                name="workspace_lifecycle_refresh",
+                condition=Q(refresh_asked_at__isnull=False),
             ),
         ]
 

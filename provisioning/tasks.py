@@ -51,6 +51,11 @@ def deliver_restart_context(workspace_id: str) -> None:
     services.deliver_context(UUID(workspace_id), tell)
 
 
+@shared_task(name=Job.IMAGE_REFRESH)
+def image_refresh(runtime: str, digest: str) -> None:
+    sweeps.take_up_image(runtime, digest)
+
+
 @shared_task(name=Job.HEALTH_SWEEP)
 def health_sweep() -> None:
     supervised(Job.HEALTH_SWEEP, lambda: sweeps.check_health(timezone.now()))
@@ -84,3 +89,33 @@ def lifecycle_requeue() -> None:
 @shared_task(name=Job.RESTART_CONTEXTS)
 def restart_contexts() -> None:
     supervised(Job.RESTART_CONTEXTS, lambda: ring_for_contexts(timezone.now()))
+
+
+@shared_task(name=Job.ORPHAN_SWEEPER)
+def orphan_sweeper() -> None:
+    supervised(Job.ORPHAN_SWEEPER, lambda: sweeps.sweep_containers(timezone.now()))
+
+
+@shared_task(name=Job.COMPUTE_RECONCILER)
+def compute_reconciler() -> None:
+    supervised(Job.COMPUTE_RECONCILER, lambda: sweeps.reconcile(timezone.now()))
+
+
+@shared_task(name=Job.EC2_ORPHAN_SWEEPER)
+def ec2_orphan_sweeper() -> None:
+    supervised(Job.EC2_ORPHAN_SWEEPER, lambda: sweeps.sweep_machines(timezone.now()))
+
+
+@shared_task(name=Job.BOOTSTRAP_WATCHER)
+def bootstrap_watcher() -> None:
+    supervised(Job.BOOTSTRAP_WATCHER, lambda: sweeps.watch_boots(timezone.now()))
+
+
+@shared_task(name=Job.HIBERNATION_MONITOR)
+def hibernation_monitor() -> None:
+    supervised(Job.HIBERNATION_MONITOR, lambda: sweeps.tend_idle(timezone.now()))
+
+
+@shared_task(name=Job.IMAGE_AUTO_REFRESH)
+def image_auto_refresh() -> None:
+    supervised(Job.IMAGE_AUTO_REFRESH, lambda: sweeps.watch_images(timezone.now()))

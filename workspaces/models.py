@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from django.db import models
 from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 
 from config.states import StateMachine
 
@@ -195,6 +195,21 @@ class Workspace(models.Model):
                 condition=Q(status__in=["online", "degraded"]),
             ),
             models.Index("id", name="idx_workspaces_cleanup", condition=Q(cleanup_pending=True)),
+            models.Index(
+                "id", name="idx_workspaces_busy", condition=Q(active_tasks__gt=0) & ~Q(status="removed")
+            ),
+            models.Index(
+                Coalesce("idle_since", "status_changed_at"),
+                name="idx_workspaces_idle",
+                condition=Q(
+                    status__in=["online", "degraded"], active_tasks=0, hibernation_idle_minutes__isnull=True
+                ),
+            ),
+            models.Index(
+                "hibernation_idle_minutes",
+                name="idx_workspaces_own_idle",
+                condition=Q(hibernation_idle_minutes__isnull=False),
+            ),
             models.Index(
                 "provision_deadline_at", name="idx_workspaces_deadline", condition=Q(status="provisioning")
             ),

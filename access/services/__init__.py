@@ -20,6 +20,7 @@ from access.services.secrets import (
 from access.services.tokens import (
     ever_had_a_token,
     has_live_instance_token,
+    holders_of_unused_tokens,
     mint_api_token,
     mint_token,
     new_secret,
@@ -37,6 +38,7 @@ __all__ = [
     "delete_secret",
     "ever_had_a_token",
     "has_live_instance_token",
+    "holders_of_unused_tokens",
     "mint_api_token",
     "mint_org_token",
     "mint_token",

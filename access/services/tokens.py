@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from datetime import datetime
 from uuid import UUID
 
 import structlog
 from django.db import connection, transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from access.models import TokenKind, WorkspaceAuthToken
@@ -65,9 +66,15 @@ def revoke_token(*, workspace_id: UUID, token_id: UUID) -> None:
 
 
 def revoke_tokens(
-    *, workspace_id: UUID, kind: TokenKind | None = None, below_generation: int | None = None
+    *,
+    workspace_id: UUID,
+    kind: TokenKind | None = None,
+    below_generation: int | None = None,
+    unused_since: datetime | None = None,
 ) -> int:
-    """Revoke the live tokens of a workspace (of one kind, of older generations); return how many.
+    """Revoke the live tokens of a workspace (of one kind, of older generations, unused since).
+
+    Returns how many.
 
     With `below_generation`, an instance token that carries no generation counts as older.
     """
@@ -76,7 +83,15 @@ def revoke_tokens(
         rows = rows.filter(kind=kind)
     if below_generation is not None:
         rows = rows.filter(Q(generation__lt=below_generation) | Q(generation=None))
+    if unused_since is not None:
+        rows = rows.unused(unused_since)
     return rows.update(revoked_at=Now())
+
+
+def holders_of_unused_tokens(kind: TokenKind, unused_since: datetime) -> QuerySet[WorkspaceAuthToken, UUID]:
+    """Ids of workspaces with a live token that nobody has used, or minted, since."""
+    rows = WorkspaceAuthToken.objects.live().filter(kind=kind).unused(unused_since)
+    return rows.values_list("workspace_id", flat=True)
 
 
 def has_live_instance_token(workspace_id: UUID, generation: int | None = None) -> bool:

@@ -6,7 +6,8 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
@@ -19,6 +20,8 @@ from provisioning.backends.base import (
     ComputeState,
     ErrorClass,
     File,
+    FileError,
+    FileProblem,
     ImageInfo,
     Plan,
     Started,
@@ -40,13 +43,15 @@ class Call:
 class InMemoryBackend(Bare):
     """Safe for threads.
 
-    `failures[method]` are raised one per call; `before[method]` runs first, with the workspace's id.
+    `failures[method]` are raised one per call; `before[method]` runs first, with the workspace's id. A test
+    gives it the label and the capabilities of the backend it stands for.
     """
 
     label = "memory"
     capabilities = frozenset({"logs", "reset_session"})
 
-    def __init__(self) -> None:
+    def __init__(self, label: str = label, capabilities: frozenset[str] = capabilities) -> None:
+        self.label, self.capabilities = label, capabilities
         self.calls: list[Call] = []
         self.latency_s: dict[str, float] = {}
         self.failures: dict[str, deque[BackendError]] = defaultdict(deque)
@@ -54,6 +59,10 @@ class InMemoryBackend(Bare):
         self.specs: list[StartSpec] = []  # of every start that went through
         self.unreachable = False  # status answers UNKNOWN, list_managed raises
         self.stored: dict[UUID, dict[str, dict[str, File]]] = {}  # per workspace and place, what is kept
+        self.storage: list[Storage] = []
+        self.consoles: dict[UUID, str] = {}
+        self.log_texts: dict[UUID, str] = {}
+        self.missing_images: set[str] = set()
         self._compute: dict[tuple[UUID, int], Compute] = {}
         self._mutex = threading.Lock()
 
@@ -65,6 +74,18 @@ class InMemoryBackend(Bare):
     def kill(self, workspace_id: UUID) -> None:
         """Compute that dies by itself."""
         self._forget(workspace_id, None)
+
+    def place(self, compute: Compute) -> None:
+        """Compute that nobody asked this object to start."""
+        with self._mutex:
+            self._compute[compute.workspace_id, compute.generation] = compute
+
+    def change(self, workspace_id: UUID, **facts: Any) -> None:
+        """What becomes of a workspace's compute by itself: another state, address or number of restarts."""
+        with self._mutex:
+            for key, compute in self._compute.items():
+                if key[0] == workspace_id:
+                    self._compute[key] = replace(compute, **facts)
 
     def called(self, method: str) -> list[Call]:
         return [call for call in self.calls if call.method == method]
@@ -89,7 +110,14 @@ class InMemoryBackend(Bare):
                 if owner == spec.workspace_id and generation < spec.generation:
                     del self._compute[owner, generation]
             compute_id = f"memory-{spec.workspace_id}-g{spec.generation}"
-            self._compute[key] = Compute(*key[:1], compute_id, key[1], ComputeState.RUNNING, timezone.now())
+            self._compute[key] = Compute(
+                spec.workspace_id,
+                compute_id,
+                spec.generation,
+                ComputeState.RUNNING,
+                timezone.now(),
+                spec.runtime,
+            )
             self.specs.append(spec)
             self._store(spec)
             return Started(compute_id, url, url, ComputeState.RUNNING)
@@ -102,7 +130,9 @@ class InMemoryBackend(Bare):
         self._enter("status", workspace_id)
         if self.unreachable:
             return ComputeState.UNKNOWN
-        return ComputeState.RUNNING if self.running(workspace_id) else ComputeState.NOT_RUNNING
+        with self._mutex:
+            states = {one.state for owner, one in self._compute.items() if owner[0] == workspace_id}
+        return min(states - {ComputeState.NOT_RUNNING}, default=ComputeState.NOT_RUNNING)
 
     def list_managed(self) -> list[Compute]:
         self._enter("list_managed")
@@ -115,14 +145,28 @@ class InMemoryBackend(Bare):
         self._enter("remove_storage", workspace_id)
         with self._mutex:
             self.stored.pop(workspace_id, None)
+            self.storage = [one for one in self.storage if one.workspace_id != workspace_id]
 
     def list_storage(self) -> list[Storage]:
         self._enter("list_storage")
         with self._mutex:
-            return [Storage(workspace_id, str(workspace_id)) for workspace_id in self.stored]
+            return [*self.storage, *(Storage(workspace_id, str(workspace_id)) for workspace_id in self.stored)]
+
+    def refresh_image(self, runtime: str) -> ImageInfo:
+        self._enter("refresh_image")
+        if runtime in self.missing_images:
+            raise BackendError(ErrorClass.IMAGE_UNAVAILABLE, f"no image of {runtime}")
+        return ImageInfo(reference=f"memory/{runtime}")
 
     def logs(self, workspace_id: UUID, tail: int) -> str:
-        return ""
+        self._enter("logs", workspace_id)
+        return "\n".join(self.log_texts.get(workspace_id, "").splitlines()[-tail:])
+
+    def console(self, workspace_id: UUID) -> str:
+        self._enter("console", workspace_id)
+        if workspace_id not in self.consoles:
+            raise FileError(FileProblem.MISSING, "there is no machine")
+        return self.consoles[workspace_id]
 
     def dry_run(self, spec: StartSpec) -> Plan:
         return Plan(self.label, sorted(spec.environment), sorted(spec.files), {})

@@ -34,8 +34,8 @@ def report_boot_failure(
 
     Credentials are taken out before anything is cut, so that no half of one is left unrecognised.
     """
-    reason = _start_of(_clean(error).strip() or NO_REASON, ERROR_BYTES)
-    log = _clean(log_tail)
+    reason = _start_of(clean(error).strip() or NO_REASON, ERROR_BYTES)
+    log = clean(log_tail)
     head = f"{reason}\n\n"
     stored = head + end_of(log, TEXT_BYTES - len(head.encode())) if log.strip() else reason
     shown: dict[str, Any] = {
@@ -67,5 +67,6 @@ def _start_of(text: str, limit: int) -> str:
     return text.encode()[:limit].decode(errors="ignore")
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """Storable, and without credentials."""
     return redacted(storable(text))[0]

@@ -19,7 +19,7 @@ from provisioning.models import ProvisionRun, RunKind
 from provisioning.services.execution import owe_stop
 from provisioning.services.restarts import forget_pending
 from provisioning.services.stops import Outcome, stop_all
-from workspaces.models import ALIVE, EXTERNAL, Status, Workspace
+from workspaces.models import ALIVE, EXTERNAL, Status, Workspace, WorkspaceQuerySet
 from workspaces.selectors import paused_ancestor, subtree
 from workspaces.services import transitions
 from workspaces.services.transitions import Claim
@@ -140,10 +140,26 @@ def hibernate(workspace_id: UUID, *, force: bool) -> None:
     if row.active_tasks and not force:
         text = "workspace has active tasks; use ?force=true to terminate them"
         raise Conflict(text, active_tasks=row.active_tasks)
-    claim = _claim_hibernation(workspace_id, force=force)
+    rows = Workspace.objects.filter(pk=workspace_id)
+    claim = _claim_hibernation(rows if force else rows.filter(active_tasks=0))
     if claim is None:
         raise Conflict("workspace could not be hibernated", workspace_id=str(workspace_id))
-    generation = claim.workspace.generation
+    _put_to_sleep(claim)
+
+
+def hibernate_idle(row: WorkspaceQuerySet) -> bool:
+    """Hibernate the one workspace of `row` if it still meets the conditions in there; False when it does not.
+
+    Raises like `hibernate` when it cannot be stopped.
+    """
+    claim = _claim_hibernation(row)
+    if claim:
+        _put_to_sleep(claim)
+    return claim is not None
+
+
+def _put_to_sleep(claim: Claim) -> None:
+    workspace_id, generation = claim.workspace.pk, claim.workspace.generation
     for _, outcome in stop_all([(workspace_id, generation)], budget_s=HIBERNATE_BUDGET_S):
         if outcome is not Outcome.STOPPED:
             if outcome is not Outcome.UNFINISHED:  # its stop may yet succeed; a sweep finishes what is left
@@ -181,10 +197,10 @@ def finish_pause(workspace_id: UUID, generation: int, *, had_url: bool) -> bool:
 
 
 @transaction.atomic
-def _claim_hibernation(workspace_id: UUID, *, force: bool) -> Claim | None:
-    claim = transitions.claim_hibernation(workspace_id, force=force)
+def _claim_hibernation(row: WorkspaceQuerySet) -> Claim | None:
+    claim = transitions.claim_hibernation(row)
     if claim:
-        forget_pending(workspace_id)
+        forget_pending(claim.workspace.pk)
     return claim
 
 

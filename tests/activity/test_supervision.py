@@ -13,7 +13,8 @@ from activity import supervision
 from activity.models import BackgroundJob, MetricCounter
 from activity.supervision import overdue, subsystems, supervised, tick
 from activity.tasks import queue_probe
-from config.jobs import INTERVALS, Job, interval_s, queues
+from config import jobs
+from config.jobs import INTERVALS, Job, interval_s, is_enabled, queues
 from config.locks import try_lock
 from tests.clients import admin, agent_of, anonymous
 from tests.conftest import at_once
@@ -102,7 +103,7 @@ def test_one_failing_job_does_not_stop_another() -> None:
         raise RuntimeError
 
     supervised(JOB, fail)
-    assert supervised(Job.PARKED_COMPUTE, lambda: "runs") == "runs"
+    assert supervised(Job.LIVENESS_BACKSTOP, lambda: "runs") == "runs"
 
 
 def test_a_failed_run_frees_its_lock() -> None:
@@ -186,7 +187,7 @@ def page() -> dict[str, Any]:
 
 def test_the_page_names_every_job_before_its_first_tick() -> None:
     found = page()
-    assert set(found) == {job.value for job in INTERVALS} | {
+    assert set(found) == {job.value for job in INTERVALS if is_enabled(job)} | {
         "broadcaster",
         *(f"queue:{queue}" for queue in queues()),
     }
@@ -197,6 +198,18 @@ def test_the_page_names_every_job_before_its_first_tick() -> None:
         "stale": True,
         "last_error": None,
     }
+
+
+def test_a_sweep_without_a_use_here_is_not_reported_not_missed_and_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(jobs.conditions, JOB, lambda: False)
+    assert supervised(JOB, lambda: pytest.fail("ran")) is None
+    assert JOB not in page()
+    assert JOB not in overdue(NOW, since=LONG_AGO)[0]
+    monkeypatch.setitem(jobs.conditions, JOB, lambda: True)
+    assert JOB in page()
+    assert supervised(JOB, lambda: "runs") == "runs"
 
 
 def test_a_job_that_ticks_is_fresh_and_one_that_stopped_is_stale() -> None:

@@ -50,7 +50,7 @@ def test_beat_sends_every_sweep_at_its_interval_and_when_it_starts(settings: Any
 
 
 def test_a_probe_goes_through_each_queue() -> None:
-    assert queues() == ["bulk", "delegations", "lifecycle", "sweeps", "teardown"]
+    assert queues() == ["bulk", "delegations", "images", "lifecycle", "sweeps", "teardown"]
     for queue in queues():
         entry = beat_schedule()[f"queue-probe:{queue}"]
         assert (entry["task"], entry["kwargs"], entry["options"]["queue"]) == (

@@ -68,7 +68,7 @@ VERBS: dict[str, tuple[Callable[[Workspace], object], dict[Status, Status]]] = {
     "claim_pause": (lambda row: transitions.claim_pause(row.pk), dict.fromkeys(LIVE - {S.PAUSED}, S.PAUSED)),
     "confirm_pause": (lambda row: transitions.confirm_pause(row.pk, row.generation), {}),
     "claim_hibernation": (
-        lambda row: transitions.claim_hibernation(row.pk, force=False),
+        lambda row: transitions.claim_hibernation(Workspace.objects.filter(pk=row.pk, active_tasks=0)),
         {S.ONLINE: S.HIBERNATING, S.DEGRADED: S.HIBERNATING},
     ),
     "confirm_hibernation": (

@@ -81,6 +81,29 @@ def mark_started(
     return stored[0] if stored else None
 
 
+def move_address(workspace_id: UUID, generation: int, *, before: str | None, url: str) -> bool:
+    """Compute of this generation is reached at `url` now; `before` is what the caller read of the row."""
+    rows = Workspace.objects.at(workspace_id, generation).exclude(status__in=PARKED)
+    with transaction.atomic():
+        stored = rows.filter(url=before, url_source=UrlSource.PLATFORM).update(url=url, updated_at=Now())
+        if stored:
+            transaction.on_commit(lambda: remember_url(workspace_id, url), robust=True)
+        return bool(stored)
+
+
+def adopt_machine(workspace_id: UUID, generation: int, machine_id: str, *, url: str | None) -> bool:
+    """Record the machine of a start whose result could not be stored; False when the row has moved on."""
+    rows = Workspace.objects.at(workspace_id, generation).exclude(status__in=PARKED).filter(instance_id=None)
+    changes: dict[str, Any] = {"instance_id": machine_id, "updated_at": Now()}
+    if url:
+        changes |= {"url": url, "url_source": UrlSource.PLATFORM}
+    with transaction.atomic():
+        adopted = bool(rows.update(**changes))
+        if adopted and url:
+            transaction.on_commit(lambda: remember_url(workspace_id, url), robust=True)
+        return adopted
+
+
 def clear_address(workspace_id: UUID, generation: int) -> bool:
     """Stop routing to compute that is about to be stopped; a parked row is cleared by its own move."""
     rows = Workspace.objects.at(workspace_id, generation)
@@ -177,11 +200,9 @@ def resume_external(workspace_id: UUID) -> Workspace | None:
         return None
 
 
-def claim_hibernation(workspace_id: UUID, *, force: bool) -> Claim | None:
-    """Claim an idle workspace for its sleep; `force` disregards its running tasks."""
-    rows = Workspace.objects.managed().filter(pk=workspace_id)
-    idle = rows if force else rows.filter(active_tasks=0)
-    return _claim(idle, Status.HIBERNATING, ALIVE, "hibernate", {})
+def claim_hibernation(row: WorkspaceQuerySet) -> Claim | None:
+    """Claim the one workspace of `row` for its sleep, if it still meets the caller's conditions."""
+    return _claim(row.managed(), Status.HIBERNATING, ALIVE, "hibernate", {})
 
 
 def confirm_hibernation(workspace_id: UUID, generation: int) -> Workspace | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from django.conf import settings
 from django.db.models import F, Q
 
 from config.jobs import Job
@@ -32,10 +33,17 @@ def stop_parked(now: datetime) -> int:
     done += each(stuck[:PARKED_BATCH], _finish_hibernation)
     running = {one.workspace_id for one in dispatch.list_managed() if one.state != ComputeState.NOT_RUNNING}
     cut_short = Q(status=Status.PAUSED, url__gt="", status_changed_at__lt=now - PAUSING_TOO_LONG)
-    astray = Workspace.objects.managed().filter(
-        Q(pk__in=running) | cut_short, status__in=PARKED - {Status.HIBERNATING}, cleanup_pending=False
-    )
+    parked = Q(Q(pk__in=running) | cut_short, status__in=PARKED - {Status.HIBERNATING}, cleanup_pending=False)
+    astray = Workspace.objects.managed().filter(parked | (Q(pk__in=running) & _given_up(now)))
     return done + each(astray.order_by("pk")[:PARKED_BATCH], _stop_astray)
+
+
+def _given_up(now: datetime) -> Q:
+    """Starts that failed long enough ago for somebody to have looked: what is left of them neither loops
+    nor bills for ever.
+    """
+    grace = timedelta(minutes=settings.FAILED_COMPUTE_GRACE_MINUTES)
+    return Q(status=Status.FAILED, status_changed_at__lt=now - grace)
 
 
 def _stop_owed(owed: WorkspaceLifecycle) -> bool:
@@ -57,8 +65,11 @@ def _stop_astray(row: Workspace) -> bool:
     ):  # its storage may have come back with the compute: the whole teardown again
         return bool(one(row).filter(status=Status.REMOVED).update(cleanup_pending=True))
     with lifecycle_turn(row.pk) as mine:
-        # A pause whose stop failed was undone without a new generation.
-        if not mine or not Workspace.objects.at(row.pk, row.generation).filter(status=row.status).exists():
+        # A pause whose stop failed was undone without a new generation; a start that failed may have come.
+        unchanged = Workspace.objects.at(row.pk, row.generation).filter(
+            status=row.status, status_changed_at=row.status_changed_at
+        )
+        if not mine or not unchanged.exists():
             return False
         dispatch.stop(row.pk, below_generation=row.generation + 1)
         if row.status != Status.PAUSED or not finish_pause(row.pk, row.generation, had_url=True):

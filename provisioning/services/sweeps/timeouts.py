@@ -11,6 +11,8 @@ from django.db.models import Q
 from provisioning import ledger, progress
 from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.models import ProvisionRun, RunState, WorkspaceLifecycle
+from provisioning.services.boot_failures import TEXT_BYTES, clean, end_of
+from provisioning.services.last_words import last_words
 from provisioning.services.sweeps.rows import BATCH, each
 from workspaces.defaults import provision_timeout_s
 from workspaces.models import Status, Workspace, WorkspaceQuerySet
@@ -32,7 +34,7 @@ def time_out_starts(now: datetime) -> int:
     if not rows:
         return 0
     starting = ProvisionRun.objects.starts().filter(started_at__gt=now - RECENT_START).exists()
-    return each(rows, lambda row: _time_out(row, now, others_start=starting))
+    return each(rows, lambda row: _time_out(row, now, others_start=starting), within_s=25)
 
 
 def _overdue(now: datetime) -> Q:
@@ -47,9 +49,11 @@ def _time_out(row: Workspace, now: datetime, *, others_start: bool) -> bool:
     if is_waiting and others_start and (run or _waits_for_cycle(row)):
         return False
     seconds = provision_timeout_s(row.runtime)
+    detail = ""
     if is_waiting:
         message = "no worker picked the start up in time; check that the server's workers are running"
     elif run and run.state == RunState.STARTED:
+        detail = end_of(clean(last_words(row.pk)), TEXT_BYTES)
         message = (
             f"the workspace started, but its agent did not register within {seconds} s; "
             "look at its log and at its network path to this server"
@@ -60,7 +64,8 @@ def _time_out(row: Workspace, now: datetime, *, others_start: bool) -> bool:
         hint = f" (slowest step: {slowest['name']})" if slowest else ""
         message = f"the workspace's compute did not start within {seconds} s{hint}"
     fenced = Workspace.objects.at(row.pk, row.generation).filter(_overdue(now))
-    return fail_start(fenced, row, ErrorClass.TIMEOUT, message, source="provision_timeout_sweep",
+    error = BackendError(ErrorClass.TIMEOUT, message, detail=detail)
+    return _fail(fenced, row, error, source="provision_timeout_sweep",
                  timeout_secs=seconds, runtime=row.runtime)  # fmt: skip
 
 
@@ -69,13 +74,11 @@ def _waits_for_cycle(row: Workspace) -> bool:
     return WorkspaceLifecycle.objects.filter(pk=row.pk, restart_pending=True).exists()
 
 
-def fail_start(
-    fenced: WorkspaceQuerySet, row: Workspace, error_class: ErrorClass, message: str, **extra: Any
-) -> bool:
+def _fail(fenced: WorkspaceQuerySet, row: Workspace, error: BackendError, **shown: Any) -> bool:
     """Row and run fail together; a worker that still holds the run finds its lease gone."""
     with transaction.atomic():
-        if not transitions.mark_failed(fenced, message, **extra):
+        if not transitions.mark_failed(fenced, error.safe_message, **shown):
             return False
         runs = ProvisionRun.objects.starts().filter(workspace_id=row.pk, generation=row.generation)
-        ledger.fail_run(runs, BackendError(error_class, message))
+        ledger.fail_run(runs, error)
     return True

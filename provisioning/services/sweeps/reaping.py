@@ -1,0 +1,121 @@
+"""Compute that no row wants: stopped, unless there is so much of it that the rows are to be doubted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.utils import timezone
+
+from config.evt import evt
+from config.jobs import Job
+from provisioning import dispatch
+from provisioning.duties import keeps_containers
+from provisioning.leases import lifecycle_turn
+from provisioning.models import ComputeScan
+from provisioning.selectors import standings
+from provisioning.services.sweeps.rows import BATCH, acted, each
+from provisioning.verdicts import Finding, Verdict, duplicates, is_refused, judged
+from workspaces.models import Status, Workspace
+
+log = structlog.get_logger(__name__)
+REAP = "reap"
+
+
+def sweep_machines(now: datetime) -> int:
+    """Machines without a row, of removed rows, or older than the generation that was started last."""
+    findings = compare_compute(now)
+    is_held = refuses(Job.EC2_ORPHAN_SWEEPER, findings)
+    record_scan(Job.EC2_ORPHAN_SWEEPER, findings, is_held=is_held)
+    return 0 if is_held else reap(Job.EC2_ORPHAN_SWEEPER, findings)
+
+
+def compare_compute(now: datetime, *, with_missing: bool = False) -> list[Finding]:
+    """All compute with what its rows say of it. Raises whatever kept the backend from telling."""
+    computes = dispatch.list_managed()
+    rows = standings((one.workspace_id for one in computes), with_alive=with_missing)
+    return judged(computes, rows, now)
+
+
+def refuses(sweep: Job, findings: Sequence[Finding]) -> bool:
+    """Whether a sweep must leave everything alone until an operator has looked."""
+    doomed = sum(one.is_doomed for one in findings)
+    total = sum(one.compute is not None for one in findings)
+    if not is_refused(doomed, total):
+        return False
+    evt("sweep.refused", {"sweep": sweep, "candidates": doomed, "managed": total})
+    log.error("sweep.refused", sweep=sweep, candidates=doomed, managed=total,
+              hint="see `manage.py compute_audit`; --reap --force acts on it")  # fmt: skip
+    return True
+
+
+def reap(sweep: Job, findings: Sequence[Finding], *, is_ordered: bool = False) -> int:
+    """Stop what is doomed; `is_ordered`: by an operator, who overrules COMPUTE_REAP_MODE."""
+    doomed = [one for one in findings if one.is_doomed]
+    if settings.COMPUTE_REAP_MODE != REAP and not is_ordered:
+        for one in doomed:
+            evt("sweep.action", {**_facts(sweep, one), "action": "reported"})
+        return 0
+    return each(doomed[:BATCH], lambda one: _reap(sweep, one))
+
+
+def _reap(sweep: Job, finding: Finding) -> bool:
+    """Under the lock, and only if the rows still say so."""
+    assert finding.compute is not None
+    workspace_id = finding.workspace_id
+    with lifecycle_turn(workspace_id) as mine:
+        if not mine:
+            return False
+        rows = standings([workspace_id])
+        (verdict,) = [one.verdict for one in judged([finding.compute], rows, timezone.now()) if one.compute]
+        known = rows.get(workspace_id)
+        if verdict != finding.verdict:
+            return False
+        if verdict == Verdict.DUPLICATE and known:
+            dispatch.stop(workspace_id, below_generation=known.started)
+        elif known:
+            return owe_teardown(workspace_id) and acted(**_facts(sweep, finding), action="teardown")
+        else:
+            dispatch.stop(workspace_id)
+            if keeps_containers():
+                dispatch.remove_storage(workspace_id)
+    return acted(**_facts(sweep, finding), action="stopped")
+
+
+def owe_teardown(workspace_id: UUID) -> bool:
+    """A removed workspace still has something: its teardown is due again. False: it is queued already."""
+    rows = Workspace.objects.filter(pk=workspace_id, status=Status.REMOVED, cleanup_pending=False)
+    return bool(rows.update(cleanup_pending=True))
+
+
+def record_scan(sweep: Job, findings: Sequence[Finding], *, is_held: bool, **more: Any) -> None:
+    """Keep what a complete comparison found: what the gauges show until the next one."""
+    computes = [one.compute for one in findings if one.compute]
+    found = {
+        "orphans": sum(one.verdict == Verdict.ORPHAN for one in findings),
+        "duplicates": duplicates(computes),
+        "refused": sum(one.is_doomed for one in findings) if is_held else 0,
+        **more,
+    }
+    now = timezone.now()
+    if ComputeScan.objects.filter(pk=sweep).update(scanned_at=now, findings=found):
+        return
+    ComputeScan.objects.bulk_create(
+        [ComputeScan(name=sweep, scanned_at=now, findings=found)],
+        update_conflicts=True,
+        unique_fields=["name"],
+        update_fields=["scanned_at", "findings"],
+    )
+
+
+def _facts(sweep: Job, finding: Finding) -> dict[str, Any]:
+    return {
+        "sweep": sweep,
+        "workspace_id": finding.workspace_id,
+        "verdict": finding.verdict,
+        "compute_id": finding.compute.compute_id if finding.compute else "",
+    }
