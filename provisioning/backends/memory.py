@@ -150,7 +150,10 @@ class InMemoryBackend(Bare):
     def list_storage(self) -> list[Storage]:
         self._enter("list_storage")
         with self._mutex:
-            return [*self.storage, *(Storage(workspace_id, str(workspace_id)) for workspace_id in self.stored)]
+            return [
+                *self.storage,
+                *(Storage(workspace_id, str(workspace_id)) for workspace_id in self.stored),
+            ]
 
     def refresh_image(self, runtime: str) -> ImageInfo:
         self._enter("refresh_image")
