@@ -17,6 +17,7 @@ from provisioning.backends.base import ComputeState
 from provisioning.backends.memory import InMemoryBackend
 from provisioning.models import ComputeScan, RunState
 from provisioning.services import sweeps
+from provisioning.services.sweeps import reaping
 from tests.provisioning.conftest import register, running, status_of
 from tests.provisioning.machines import MACHINES, OLD, YOUNG, compute, ran, wired
 from tests.workspaces.factories import WorkspaceFactory
@@ -180,11 +181,20 @@ def test_five_are_never_too_many_and_a_fifth_of_the_fleet_neither(cloud):
     assert sweeps.sweep_machines(now()) == 6
 
 
-def test_report_mode_only_reports(cloud, settings, valkey):
+def test_report_mode_only_reports(cloud, settings, valkey, monkeypatch):
+    lines: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(reaping, "evt", lambda name, fields: lines.append((name, fields)))
     settings.COMPUTE_REAP_MODE = "report"
-    cloud.place(compute())
+    stray = compute()
+    cloud.place(stray)
     assert sweeps.sweep_machines(now()) == 0
     assert cloud.called("stop") == []
+    ((name, fields),) = lines
+    assert (name, fields["workspace_id"], fields["action"]) == (
+        "sweep.action",
+        str(stray.workspace_id),
+        "reported",
+    )
     assert sample("molecule_ec2_orphan_instances") == {"": 1}
 
 

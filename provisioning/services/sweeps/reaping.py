@@ -115,7 +115,7 @@ def record_scan(sweep: Job, findings: Sequence[Finding], *, is_held: bool, **mor
 def _facts(sweep: Job, finding: Finding) -> dict[str, Any]:
     return {
         "sweep": sweep,
-        "workspace_id": finding.workspace_id,
+        "workspace_id": str(finding.workspace_id),
         "verdict": finding.verdict,
         "compute_id": finding.compute.compute_id if finding.compute else "",
     }
