@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
             "--heartbeat-seconds", type=float, default=20.0, metavar="S", help="default %(default)s"
         )
         command.add_argument(
-            "--poll-seconds", type=float, default=5.0, metavar="S", help="default %(default)s"
+            "--poll-seconds", type=float, default=4.0, metavar="S", help="default %(default)s"
         )
         command.add_argument(
             "--state-dir",

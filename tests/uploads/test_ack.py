@@ -19,8 +19,10 @@ from uploads.models import PendingUpload
 from workspaces.models import Workspace
 
 pytestmark = pytest.mark.django_db
+both = pytest.mark.usefixtures("storage")
 
 
+@both
 def test_an_acknowledgement_holds_once_and_for_all(polling: Workspace, agent: Api) -> None:
     one = staged(polling.pk)
     assert ack(agent, polling.pk, one).content == b'{"acked":true}'
@@ -32,6 +34,7 @@ def test_an_acknowledgement_holds_once_and_for_all(polling: Workspace, agent: Ap
     assert ack(agent, polling.pk, one).status_code == 200
 
 
+@both
 @pytest.mark.django_db(transaction=True)
 def test_of_many_at_once_one_counts(polling: Workspace, agent: Api) -> None:
     one = staged(polling.pk)
@@ -43,6 +46,7 @@ def test_of_many_at_once_one_counts(polling: Workspace, agent: Api) -> None:
     assert row(one).acked_at == stamp
 
 
+@both
 def test_what_is_not_there_cannot_be_acknowledged(polling: Workspace, agent: Api) -> None:
     foreign = staged(WorkspaceFactory().pk)
     answers = [ack(agent, polling.pk, one) for one in (uuid4(), foreign, expired(staged(polling.pk)))]
@@ -52,6 +56,7 @@ def test_what_is_not_there_cannot_be_acknowledged(polling: Workspace, agent: Api
     assert ack(agent, polling.pk, "not-an-id").status_code == 400
 
 
+@both
 def test_a_file_swept_between_look_and_stamp_counts_as_acknowledged(polling: Workspace, agent: Api) -> None:
     one = staged(polling.pk)
 
@@ -88,6 +93,7 @@ def test_each_step_is_logged_once_with_its_fields(polling: Workspace, agent: Api
 # -------------------------------------------------------------------------------------------------
 
 
+@both
 def test_the_list_shows_what_waits_oldest_first(polling: Workspace, agent: Api) -> None:
     first, second = staged(polling.pk), staged(polling.pk, filename="b.txt", mimetype="")
     acked(staged(polling.pk))
@@ -112,6 +118,7 @@ def test_the_list_shows_what_waits_oldest_first(polling: Workspace, agent: Api) 
     assert len(limited.json()["files"]) == 1
 
 
+@both
 def test_two_agents_never_see_each_others_files(polling: Workspace, agent: Api) -> None:
     """Every route, both ways round: one's token on the other's path, and on its own with the other's file."""
     other = WorkspaceFactory(delivery_mode="poll")

@@ -20,9 +20,11 @@ from uploads.models import PendingUpload
 from workspaces.models import Workspace
 
 pytestmark = pytest.mark.django_db
+both = pytest.mark.usefixtures("storage")
 DATA = bytes(range(256)) * 5000  # more than one slice
 
 
+@both
 def test_the_bytes_and_their_headers(polling: Workspace, agent: Api) -> None:
     answer = content(agent, polling.pk, staged(polling.pk, DATA, filename="alpha.txt"))
     assert answer.status_code == 200
@@ -47,6 +49,7 @@ def test_an_unknown_type_is_bytes(polling: Workspace, agent: Api) -> None:
     assert answer.headers["Content-Type"] == "application/octet-stream"
 
 
+@both
 def test_the_agents_complete_read_is_stamped_each_time(polling: Workspace, agent: Api) -> None:
     one = staged(polling.pk, DATA)
     assert row(one).fetched_at is None
@@ -59,12 +62,14 @@ def test_the_agents_complete_read_is_stamped_each_time(polling: Workspace, agent
     assert second > first
 
 
+@both
 def test_a_look_by_the_user_is_not_stamped(polling: Workspace) -> None:
     one = staged(polling.pk)
     bytes_of(content(admin(), polling.pk, one))
     assert row(one).fetched_at is None
 
 
+@both
 def test_a_read_that_stops_halfway_is_not_stamped(polling: Workspace, agent: Api) -> None:
     one = staged(polling.pk, DATA)
     with structlog.testing.capture_logs() as logs:
@@ -87,6 +92,7 @@ def test_a_stamp_that_fails_costs_the_client_nothing(polling: Workspace, agent: 
 # ---------------------------------------------------------------------------------------------------
 
 
+@both
 def test_another_workspace_learns_nothing(polling: Workspace, agent: Api) -> None:
     one = staged(polling.pk)
     other = WorkspaceFactory(delivery_mode="poll")
@@ -102,6 +108,7 @@ def test_another_workspace_learns_nothing(polling: Workspace, agent: Api) -> Non
     assert content(agent, "not-an-id", one).status_code == 400
 
 
+@both
 def test_every_reason_gives_the_same_answer(polling: Workspace, agent: Api) -> None:
     foreign = staged(WorkspaceFactory().pk)
     reasons = [uuid4(), foreign, expired(staged(polling.pk)), acked(staged(polling.pk))]
@@ -110,6 +117,7 @@ def test_every_reason_gives_the_same_answer(polling: Workspace, agent: Api) -> N
     assert len({answer.content for answer in answers}) == 1
 
 
+@both
 def test_after_the_acknowledgement_the_user_still_sees_it(polling: Workspace, agent: Api) -> None:
     one = acked(staged(polling.pk))
     assert content(agent, polling.pk, one).status_code == 404
@@ -122,6 +130,7 @@ def test_after_the_acknowledgement_the_user_still_sees_it(polling: Workspace, ag
     assert content(admin(), polling.pk, one).status_code == 404
 
 
+@both
 def test_without_new_staging_old_files_are_still_served(
     polling: Workspace, agent: Api, settings: Any
 ) -> None:
@@ -136,6 +145,7 @@ def test_without_new_staging_old_files_are_still_served(
 # --------------------------------------------------------------------------------------------------
 
 
+@both
 def test_a_row_removed_while_a_slow_client_reads_is_delivered_whole(polling: Workspace, agent: Api) -> None:
     one = staged(polling.pk, DATA)
     answer = content(agent, polling.pk, one)

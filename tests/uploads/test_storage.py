@@ -20,8 +20,10 @@ from uploads.services import files
 from uploads.storage import FileNotFound, InvalidItem, Item, ItemTooLarge, StorageError
 
 pytestmark = pytest.mark.django_db
+both = pytest.mark.usefixtures("storage")
 
 
+@both
 def test_a_file_goes_in_and_out_and_away() -> None:
     one = files.put(uuid4(), item(b"bytes", "a.txt"))
     found = files.get(one)
@@ -38,6 +40,7 @@ def test_a_file_goes_in_and_out_and_away() -> None:
     assert files.stat(one).acked_at is not None
 
 
+@both
 def test_what_is_not_there_is_not_found() -> None:
     unknown, late = uuid4(), expired(staged(uuid4()))
     for call in (files.get, files.stat, files.mark_fetched):
@@ -50,11 +53,13 @@ def test_what_is_not_there_is_not_found() -> None:
     assert files.ack(expired(acked(staged(uuid4())))) is files.Acked.BEFORE
 
 
+@both
 def test_a_batch_keeps_its_order() -> None:
     ids = files.put_batch(uuid4(), [item(name=f"{number}.txt") for number in range(5)])
     assert [row(one).filename for one in ids] == [f"{number}.txt" for number in range(5)]
 
 
+@both
 def test_an_empty_batch_asks_nothing(django_assert_num_queries: Any) -> None:
     with django_assert_num_queries(0):
         assert files.put_batch(uuid4(), []) == []
@@ -69,6 +74,7 @@ def test_an_empty_batch_asks_nothing(django_assert_num_queries: Any) -> None:
         (Item(io.BytesIO(b"x"), MAX_FILE_BYTES + 1, "a", ""), ItemTooLarge),
     ],
 )
+@both
 def test_a_bad_item_is_refused_before_anything_is_asked(
     bad: Item, error: type[InvalidItem], django_assert_num_queries: Any
 ) -> None:
@@ -77,12 +83,14 @@ def test_a_bad_item_is_refused_before_anything_is_asked(
     assert refused.value.index == 1
 
 
+@both
 def test_a_file_shorter_than_it_says_is_refused_with_its_batch() -> None:
     with pytest.raises(StorageError):
         files.put_batch(uuid4(), [item(), Item(io.BytesIO(b"short"), 500, "a", "")])
     assert not PendingUpload.objects.exists()
 
 
+@both
 @pytest.mark.django_db(transaction=True)
 def test_a_batch_belongs_to_the_callers_transaction() -> None:
     prepared = files.prepare_batch(uuid4(), [item(), item()])
@@ -139,6 +147,7 @@ def test_an_object_belongs_to_one_row() -> None:
         bare_insert(storage="s3", content=None, object_key="k")
 
 
+@both
 def test_files_outlive_their_workspace() -> None:
     workspace = WorkspaceFactory()
     one = staged(workspace.pk)

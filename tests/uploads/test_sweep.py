@@ -24,6 +24,7 @@ from uploads.services import sweep, sweeping
 from uploads.services.sweeping import Swept
 
 pytestmark = pytest.mark.django_db
+both = pytest.mark.usefixtures("storage")
 HOUR = timedelta(hours=1)
 
 
@@ -32,6 +33,7 @@ def shown(outcome: str) -> int:
     return int(value)
 
 
+@both
 def test_an_acknowledged_file_is_kept_for_its_retention() -> None:
     one = acked(staged(uuid4()))
     assert sweep(HOUR) == Swept()
@@ -40,12 +42,14 @@ def test_an_acknowledged_file_is_kept_for_its_retention() -> None:
     assert not exists(one)
 
 
+@both
 def test_an_acknowledged_file_is_kept_beyond_its_expiry() -> None:
     one = expired(acked(staged(uuid4())))
     assert sweep(HOUR) == Swept()
     assert exists(one)
 
 
+@both
 def test_only_what_is_due_goes() -> None:
     gone = [acked(staged(uuid4()), ago=2 * HOUR), expired(staged(uuid4()))]
     fresh = staged(uuid4())
@@ -63,11 +67,13 @@ def test_only_what_is_due_goes() -> None:
     )
 
 
+@both
 def test_a_negative_retention_is_none() -> None:
     acked(staged(uuid4()))
     assert sweep(-HOUR) == Swept(acked=1)
 
 
+@both
 def test_counters_are_there_from_the_start_and_right_in_every_process() -> None:
     assert [shown(outcome) for outcome in ("acked", "expired", "error")] == [0, 0, 0]
     acked(staged(uuid4()))
@@ -110,6 +116,7 @@ def test_batches_make_progress_though_the_time_is_up(monkeypatch: pytest.MonkeyP
     assert left == [15, 5, 0]
 
 
+@both
 @pytest.mark.django_db(transaction=True)
 def test_two_sweeps_at_once_count_each_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "BATCH", 7)

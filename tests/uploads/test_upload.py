@@ -37,11 +37,13 @@ from uploads.models import PendingUpload
 from workspaces.models import Workspace
 
 pytestmark = pytest.mark.django_db
+both = pytest.mark.usefixtures("storage")
 committed = pytest.mark.django_db(transaction=True)
 
 TWO = [Part("alpha.txt", b"first", "text/plain"), Part("beta.txt", b"the second", "text/plain")]
 
 
+@both
 def test_two_files_are_staged_in_order(polling: Workspace, agent: Api) -> None:
     answer = upload(agent, polling.pk, TWO)
     assert answer.status_code == 200, answer.content
@@ -58,6 +60,7 @@ def test_two_files_are_staged_in_order(polling: Workspace, agent: Api) -> None:
     assert {row.acked_at for row in rows} == {None}
 
 
+@both
 def test_the_inbox_hears_of_each_file(polling: Workspace, agent: Api) -> None:
     files = upload(admin(), polling.pk, TWO).json()["files"]
     rows = agent.get(f"/workspaces/{polling.pk}/activity", type="a2a_receive").json()[::-1]
@@ -76,6 +79,7 @@ def test_the_inbox_hears_of_each_file(polling: Workspace, agent: Api) -> None:
     assert agent.get(f"/workspaces/{polling.pk}/activity", source="canvas").json() == []
 
 
+@both
 @committed
 def test_each_file_is_announced_once_it_is_stored(
     polling: Workspace, agent: Api, published: list[Frame]
@@ -128,6 +132,7 @@ def test_types_come_through_a_request_safe(polling: Workspace, agent: Api, given
 # -------------------------------------------------------------------------------------------------------
 
 
+@both
 def test_a_file_of_exactly_the_limit_passes_and_one_byte_more_does_not(
     polling: Workspace, agent: Api
 ) -> None:
@@ -253,6 +258,7 @@ def refuse_two() -> Any:
         cursor.execute("DROP FUNCTION IF EXISTS refuse_two CASCADE")
 
 
+@both
 @committed
 def test_a_storage_that_fails_on_the_second_of_three_stores_none_and_the_retry_three(
     polling: Workspace, agent: Api, published: list[Frame], refuse_two: None
@@ -267,6 +273,7 @@ def test_a_storage_that_fails_on_the_second_of_three_stores_none_and_the_retry_t
     assert PendingUpload.objects.count() == len(inbox(polling.pk)) == 3
 
 
+@both
 @committed
 def test_an_inbox_that_fails_on_the_second_row_takes_the_bytes_back(
     polling: Workspace, agent: Api, published: list[Frame]
@@ -285,6 +292,7 @@ def test_an_inbox_that_fails_on_the_second_row_takes_the_bytes_back(
     assert published == []
 
 
+@both
 @committed
 def test_a_workspace_purged_meanwhile_is_unknown(
     polling: Workspace, agent: Api, monkeypatch: pytest.MonkeyPatch
@@ -327,6 +335,7 @@ def test_unknown_and_impossible_ids(polling: Workspace) -> None:
     assert upload(admin(), polling.pk, TWO).status_code == 404
 
 
+@both
 def test_a_file_for_the_user_stays_out_of_the_agents_inbox(polling: Workspace, agent: Api) -> None:
     (file, _) = upload(agent, polling.pk, TWO, "?direction=to_user").json()["files"]
     one = id_of(file["uri"])

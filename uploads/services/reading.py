@@ -81,6 +81,7 @@ def open_file(workspace_id: UUID, file_id: UUID, reader: Reader) -> tuple[Pendin
     except FileNotFound:
         raise gone() from None
     except StorageError as error:
+        find_file(workspace_id, file_id, "fetch")  # swept meanwhile, and its object with it
         log.error(
             "pending_upload.storage_error",
             workspace_id=str(workspace_id),

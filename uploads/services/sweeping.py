@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from activity.counters import count
 from activity.tally import tally
 from uploads.delivery import staging
+from uploads.services.objects import remove_objects
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +40,10 @@ _ARMS = {
         condition="acked_at IS NULL AND expires_at < statement_timestamp()", column="expires_at"
     ),
 }
+
+
+class ObjectsLeft(Exception):
+    """Some objects could not be removed; they are due again later."""
 
 
 @dataclass
@@ -79,8 +84,11 @@ def _sweep(retention: timedelta) -> Swept:
             deleted = _delete_batch(outcome, {"retention": retention, "batch": BATCH})
             setattr(swept, outcome, getattr(swept, outcome) + deleted)
             is_more = deleted == BATCH and time.monotonic() < ends
+    is_clean = remove_objects()
     if total := swept.acked + swept.expired:
         log.info("pending_upload.swept", acked=swept.acked, expired=swept.expired, total=total)
+    if not is_clean:
+        raise ObjectsLeft
     return swept
 
 

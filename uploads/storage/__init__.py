@@ -19,6 +19,7 @@ from uploads.storage.base import (
     checked,
 )
 from uploads.storage.inline import InlineBackend
+from uploads.storage.s3 import S3Backend
 
 __all__ = [
     "Backend",
@@ -34,7 +35,7 @@ __all__ = [
     "checked",
 ]
 
-_BACKENDS: dict[str, Backend] = {Storage.INLINE: InlineBackend()}
+_BACKENDS: dict[str, Backend] = {Storage.INLINE: InlineBackend(), Storage.S3: S3Backend()}
 
 
 def backend_of(storage: str) -> Backend:
