@@ -44,6 +44,35 @@ def realtime(folder: Path) -> list[psutil.Process]:
     return [process for process in belonging_to(folder) if program(process) == "uvicorn"]
 
 
+def files(folder: Path) -> psutil.Process | None:
+    """The process that serves bodies: the only worker of its pool."""
+    for process in belonging_to(folder):
+        try:
+            words = process.cmdline()
+            if "granian" in words and words[words.index("--workers") + 1] == "1":
+                children = process.children()
+                return max(children, key=lambda one: one.memory_info().rss, default=None)
+        except (psutil.Error, ValueError):
+            continue
+    return None
+
+
+def begin_peak(process: psutil.Process) -> int:
+    """Its memory now, KiB; its peak begins anew. Linux."""
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+    return _status_kib(process, "VmRSS")
+
+
+def peak_kib(process: psutil.Process) -> int:
+    """The most memory it had since, KiB."""
+    return _status_kib(process, "VmHWM")
+
+
+def _status_kib(process: psutil.Process, name: str) -> int:
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
 def _seconds(process: psutil.Process) -> float:
     try:
         times = process.cpu_times()

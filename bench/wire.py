@@ -33,13 +33,14 @@ def request(
     body: Any = None,
     headers: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The bytes of one request; `body` is sent as JSON."""
-    content = b"" if body is None else orjson.dumps(body)
+    """The bytes of one request; `body` is sent as JSON, bytes as they are under the type in `headers`."""
+    content = body if isinstance(body, bytes) else b"" if body is None else orjson.dumps(body)
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
     if token is not None:
         lines.append(f"Authorization: Bearer {token}")
     if body is not None:
-        lines += ["Content-Type: application/json", f"Content-Length: {len(content)}"]
+        lines += [] if isinstance(body, bytes) else ["Content-Type: application/json"]
+        lines.append(f"Content-Length: {len(content)}")
     elif method not in {"GET", "HEAD", "DELETE"}:
         lines.append("Content-Length: 0")
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
