@@ -10,11 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from agent import __version__
-from agent.client import checked_base_url
+from agent.client import Platform, Unreachable, checked_base_url
 from agent.credentials import Credentials, checked_secret
+from agent.delegations import Delegations, Refused
 from agent.exits import AgentExit, ExitCode
 from agent.replies import Script, load_script
 from agent.runtime import Agent, Settings
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         description="The reference agent: registers a workspace, sends heartbeats, answers messages.",
     )
     root.add_argument("--version", action="version", version=__version__)
-    commands = root.add_subparsers(dest="command", required=True, metavar="serve|connect")
+    commands = root.add_subparsers(dest="command", required=True, metavar="serve|connect|delegate")
 
     serve = commands.add_parser(
         "serve",
@@ -84,6 +85,22 @@ def parser() -> argparse.ArgumentParser:
         "so rather set env MOLECULE_WORKSPACE_TOKEN",
     )
 
+    delegate = commands.add_parser(
+        "delegate",
+        epilog=EXIT_CODES,
+        help="hand a task to another workspace and print its result",
+        description="Hand TASK to the workspace TARGET in the name of this one, and wait for how it ends.",
+    )
+    delegate.add_argument("target", metavar="TARGET", help="id of the workspace that is to do it")
+    delegate.add_argument("task", metavar="TASK", help="what is to be done")
+    delegate.add_argument(
+        "--wait", type=float, default=300.0, metavar="S", help="seconds to wait, 0 for not at all"
+    )
+    for option, text in (("--url", "the control plane"), ("--workspace", "env WORKSPACE_ID")):
+        delegate.add_argument(option, metavar=option[2:].upper(), help=text)
+    delegate.add_argument("--token", metavar="TOKEN", help="as for connect")
+    delegate.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="warning")
+
     for command in (serve, connect):
         command.add_argument(
             "--reply", choices=("echo", "script"), help="default: script when --script is given"
@@ -92,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
             "--script",
             type=Path,
             metavar="FILE.json",
-            help='list of {"match", "reply"?, "delay_s"?, "error"?: {"code", "message"}}; '
+            help='list of {"match", "reply"?, "delay_s"?, "error"?, "failure"?, "delegate"?}; '
             "the first match wins, anything else is echoed",
         )
         command.add_argument(
@@ -133,6 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
+        if options.command == "delegate":
+            return _delegate(options)
         agent = Agent(_serve_settings(options) if options.command == "serve" else _connect_settings(options))
     except AgentExit as error:
         return _complain(str(error), error.code)
@@ -143,6 +162,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(reason.message, reason.code)
     log.info("stopped by %s", reason.message)
     return reason.code
+
+
+def _delegate(options: argparse.Namespace) -> int:
+    """Raises AgentExit."""
+    token = _token(options.token or os.environ.get("MOLECULE_WORKSPACE_TOKEN") or "")
+    platform = Platform(_platform_url(options.url, "--url"), _workspace_id(options), lambda: token)
+    delegations = Delegations(platform)
+    try:
+        delegation_id = delegations.delegate(options.target, options.task, str(uuid4()))
+        print(f"delegated: {delegation_id}", flush=True)
+        ended = delegations.wait(delegation_id, options.wait) if options.wait > 0 else None
+    except (Refused, Unreachable) as error:
+        raise AgentExit(ExitCode.FAILED, str(error)) from None
+    if ended is None:
+        return ExitCode.OK
+    print(f"{'completed' if ended.is_completed else 'failed'}: {ended.text}", flush=True)
+    return ExitCode.OK if ended.is_completed else ExitCode.FAILED
 
 
 def _serve_settings(options: argparse.Namespace) -> Settings:

@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 from agent.client import Answer, Backoff, Platform, Unreachable, spread, workspace_path
 from agent.cursor import InboxCursor
-from agent.messages import quoted, read_message, send_request, with_local_files
+from agent.messages import Message, quoted, read_message, send_request, with_local_files
 from agent.replies import RpcError
-from agent.rpc import Answering, Stopping
+from agent.rpc import Answering, Misbehaving, Stopping
 from agent.uploads import METHOD as UPLOAD_METHOD
 from agent.uploads import Uploads
 
@@ -158,7 +158,7 @@ class Inbox:
             return False
         if row.row_id not in self._unsent:  # work done is not done again because its answer got lost
             self._announce(f"inbox: message from {sender}: {quoted(message.text)}")
-            self._unsent = {row.row_id: self._answering.work_on(message)}
+            self._unsent = {row.row_id: self._worked_on(message)}
         try:
             self._deliver(row, self._unsent[row.row_id], message.delegation_id)
         except TryLater as error:
@@ -168,6 +168,12 @@ class Inbox:
             self._announce(f"reply given up after {TRIES_LIMIT} tries: {error}")
         self._unsent, self._tries, self._backoff = {}, 0, Backoff(self._poll_s, RETRY_LIMIT_S)
         return True
+
+    def _worked_on(self, message: Message) -> str | RpcError:
+        try:
+            return self._answering.work_on(message)
+        except Misbehaving as failure:  # there is no connection to spoil here
+            return RpcError(-32000, f"the script says {failure.how}")
 
     def _reason_to_skip(self, row: Row) -> str | None:
         if (row.method == "notify" and row.source_id is None) or row.source_id == self._platform.workspace_id:

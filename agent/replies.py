@@ -14,11 +14,25 @@ class RpcError:
     message: str
 
 
+# What an agent may do instead of answering, for those who must live with it.
+FAILURES = ("crash", "hang", "garbage", "drop")
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Hand `task` to another workspace and answer with its result."""
+
+    to: str
+    task: str
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     text: str
     error: RpcError | None = None  # answered instead of the text
     delay_s: float = 0.0  # how long the "work" takes
+    failure: str = ""  # one of FAILURES, after the delay
+    errand: Errand | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,8 @@ class Rule:
     reply: str | None
     error: RpcError | None
     delay_s: float
+    failure: str = ""
+    errand: Errand | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +55,15 @@ class Script:
         echo = f"echo: {text}"
         for rule in self.rules:
             if rule.match in text:
-                return Reply(echo if rule.reply is None else rule.reply, rule.error, rule.delay_s)
+                text = echo if rule.reply is None else rule.reply
+                return Reply(text, rule.error, rule.delay_s, rule.failure, rule.errand)
         return Reply(echo)
 
 
 def load_script(path: Path) -> Script:
-    """Read `[{"match": substring, "reply"?: text, "delay_s"?: seconds, "error"?: {"code", "message"}}]`.
+    """Read a list of `{"match": substring, "reply"?: text, "delay_s"?: seconds,
+    "error"?: {"code", "message"}, "failure"?: one of FAILURES,
+    "delegate"?: {"to": workspace id, "task": text}}`.
 
     A rule without `reply` and `error` echoes after its delay. Raises ValueError with a sentence for a person.
     """
@@ -62,7 +81,7 @@ def load_script(path: Path) -> Script:
 def _rule(entry: Any, where: str) -> Rule:
     if not isinstance(entry, dict) or not isinstance(entry.get("match"), str):
         raise ValueError(f'{where} needs a text "match"')
-    unknown = set(entry) - {"match", "reply", "delay_s", "error"}
+    unknown = set(entry) - {"match", "reply", "delay_s", "error", "failure", "delegate"}
     if unknown:
         raise ValueError(f"{where} has unknown keys: {', '.join(sorted(unknown))}")
     reply, delay_s, error = entry.get("reply"), entry.get("delay_s", 0), entry.get("error")
@@ -70,7 +89,25 @@ def _rule(entry: Any, where: str) -> Rule:
         raise ValueError(f'{where}: "reply" must be a text')
     if isinstance(delay_s, bool) or not isinstance(delay_s, int | float) or not 0 <= delay_s <= 86_400:
         raise ValueError(f'{where}: "delay_s" must be a number of seconds')
-    return Rule(entry["match"], reply, None if error is None else _rpc_error(error, where), float(delay_s))
+    failure = entry.get("failure", "")
+    if failure and failure not in FAILURES:
+        raise ValueError(f'{where}: "failure" is one of {", ".join(FAILURES)}')
+    return Rule(
+        entry["match"],
+        reply,
+        None if error is None else _rpc_error(error, where),
+        float(delay_s),
+        failure,
+        _errand(entry.get("delegate"), where),
+    )
+
+
+def _errand(given: Any, where: str) -> Errand | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or not all(isinstance(given.get(key), str) for key in ("to", "task")):
+        raise ValueError(f'{where}: "delegate" needs the texts "to" and "task"')
+    return Errand(given["to"], given["task"])
 
 
 def _rpc_error(error: Any, where: str) -> RpcError:

@@ -15,6 +15,7 @@ from types import FrameType
 from agent.client import Platform
 from agent.credentials import Credentials
 from agent.cursor import InboxCursor
+from agent.delegations import Delegations
 from agent.exits import AgentExit, Exit, ExitCode, Shutdown
 from agent.folder import UploadFolder
 from agent.heartbeat import Heartbeat, PushQueue
@@ -62,8 +63,8 @@ class Agent:
         between the request to end and the return, whatever the threads are waiting for."""
         given = self.settings
         board = TaskBoard(self._pushes.put)
-        answering = Answering(given.script, board, self.shutdown.stopping)
         platform = Platform(given.platform_url, given.workspace_id, given.credentials.token.read)
+        answering = Answering(given.script, board, self.shutdown.stopping, Delegations(platform))
         card = agent_card(given.name, given.description, given.own_url)
         server = None
         if given.listener is not None:

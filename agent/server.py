@@ -26,7 +26,7 @@ from agent.folder import UploadFolder
 from agent.ingest import REQUEST_LIMIT_BYTES, Refused, ingest
 from agent.names import sanitised
 from agent.reading import NotReadable, open_readable
-from agent.rpc import Answering, Stopping
+from agent.rpc import Answering, Misbehaving, Stopping
 
 log = logging.getLogger("agent")
 
@@ -153,6 +153,8 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(200, self._agent.answering.answer(raw))
             except Stopping:
                 self._send(503, {"error": "agent is stopping", "busy": True}, close=True)
+            except Misbehaving as failure:
+                self._misbehave(failure.how)
 
     def _ingest(self, folder: UploadFolder) -> None:
         """Files of the user; closed to everybody while no secret is known."""
@@ -191,6 +193,13 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             shutil.copyfileobj(stream, self.wfile, 256 * 1024)
         return None
+
+    def _misbehave(self, how: str) -> None:
+        self.close_connection = True
+        if how == "garbage":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{garbage!")
+        else:
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def _not_found(self) -> None:
         self._refuse(404, "not found")

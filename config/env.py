@@ -76,6 +76,12 @@ class Environment:
         given = cast(str, self._env.str(name, default="")).strip().lower()
         return given in {"1", "true", "yes", "on"}
 
+    def unless(self, name: str, *, help: str) -> bool:
+        """On unless it is one of `0`, `f`, `false`, `n`, `no`, `off`, in any case."""
+        self._declare(Variable(name, "true or false", "true", help))
+        given = cast(str, self._env.str(name, default="")).strip().lower()
+        return given not in {"0", "f", "false", "n", "no", "off"}
+
     def optional_text(self, name: str, *, help: str) -> str | None:
         """None when unset: for a variable whose empty text has a meaning of its own."""
         self._declare(Variable(name, "text", "", help))

@@ -201,6 +201,9 @@ DELEGATION_IDEMPOTENCY_WINDOW_S: int = env.count(
 DELEGATION_RETENTION_DAYS: int = env.count(
     "DELEGATION_RETENTION_DAYS", default=90, help="days an ended delegation is kept; 0 = for ever"
 )
+MOLECULE_MCP_ALLOW_SEND_MESSAGE: bool = env.unless(
+    "MOLECULE_MCP_ALLOW_SEND_MESSAGE", help="offer the MCP tool with which an agent talks to the person"
+)
 
 # --- Compute (docs/reference/provisioning.md)
 # -----------------------------------------------------------------------

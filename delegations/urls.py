@@ -5,6 +5,7 @@ from typing import Any
 from django.urls import path
 
 from access.permissions import AdminAccess, WorkspaceAccess
+from delegations import mcp_views
 from delegations.views import AdminDelegationViewSet, DelegationViewSet
 
 
@@ -24,6 +25,8 @@ urlpatterns = [
     path(f"{_ONE}/update", _of_workspace(post="report")),
     path(f"{_ONE}/heartbeat", _of_workspace(post="beat")),
     path(_ONE, _of_workspace(get="retrieve")),
+    path("workspaces/<workspace_id>/mcp", mcp_views.call),
+    path("workspaces/<workspace_id>/mcp/stream", mcp_views.stream),
     path("admin/delegations", _of_operator(get="list")),
     path("admin/delegations/stats", _of_operator(get="stats")),
     path("admin/delegations/<str:delegation_id>/resolve", _of_operator(post="resolve")),

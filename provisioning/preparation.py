@@ -129,6 +129,8 @@ def _environment(workspace: Workspace) -> dict[str, str]:
         environment["MOLECULE_AGENT_ROLE"] = workspace.role
     if workspace.parent_id:
         environment["PARENT_ID"] = str(workspace.parent_id)
+    if settings.DELEGATION_SYNC_VIA_INBOX:
+        environment["DELEGATION_SYNC_VIA_INBOX"] = "1"
     if settings.AWARENESS_URL and workspace.awareness_namespace:
         environment["AWARENESS_URL"] = settings.AWARENESS_URL
         environment["AWARENESS_NAMESPACE"] = workspace.awareness_namespace

@@ -6,7 +6,15 @@ from delegations.services.operators import fail_delegation, requeue_delegation
 from delegations.services.removal import close_of_removed, close_with_workspaces
 from delegations.services.reports import beat, report_end, report_waiting
 from delegations.services.sweeping import sweep
-from delegations.services.transitions import Change, Outcome, Result, mark_waiting, tell_owed, transition
+from delegations.services.transitions import (
+    Change,
+    Outcome,
+    Result,
+    hang_up,
+    mark_waiting,
+    tell_owed,
+    transition,
+)
 
 __all__ = [
     "Accepted",
@@ -20,6 +28,7 @@ __all__ = [
     "delegate",
     "dispatch",
     "fail_delegation",
+    "hang_up",
     "mark_waiting",
     "record_delegation",
     "report_end",

@@ -247,6 +247,20 @@ def mark_waiting(delegation_id: str, delivery: Delivery, queue_id: UUID | None =
 
 
 @transaction.atomic
+def hang_up(delegation_id: str) -> Delegation:
+    """The delegator stops waiting on the line: an end is told there, anything later goes to its inbox.
+
+    Raises Delegation.DoesNotExist.
+    """
+    row = locked(delegation_id)
+    if row is None:
+        raise Delegation.DoesNotExist(delegation_id)
+    if row.is_terminal:
+        return row if row.notified_at else _stored(row, notified_at=Now())
+    return _stored(row, inline_until=None)
+
+
+@transaction.atomic
 def tell_owed(delegation_id: str) -> bool:
     """Put an end into the inbox that nobody confirmed to have been told on the line."""
     row = locked(delegation_id)

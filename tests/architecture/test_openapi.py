@@ -23,6 +23,7 @@ from tests.workspaces.factories import WorkspaceFactory
 DOCUMENT = Path(settings.BASE_DIR) / "docs/reference/openapi.yaml"
 NOT_HERE = {501, 503}  # answers of their own: not on this deployment, not without a service
 ASYNCHRONOUS = {"/workspaces/{workspace_id}/events/stream", "/workspaces/{workspace_id}/a2a"}
+ASYNCHRONOUS |= {"/workspaces/{workspace_id}/mcp", "/workspaces/{workspace_id}/mcp/stream"}
 
 schema = schemathesis.openapi.from_path(DOCUMENT)
 

@@ -61,6 +61,25 @@ def test_a_switch_is_on_for_exactly_1_and_when_unset(
     assert ("SWITCH" in caplog.text) is warns
 
 
+@pytest.mark.parametrize(
+    ("given", "is_on"), [("", True), ("1", True), ("x", True), ("0", False), ("OFF", False), ("n", False)]
+)
+def test_what_is_on_unless_it_is_switched_off(
+    env: Environment, monkeypatch: Any, given: str, is_on: bool
+) -> None:
+    monkeypatch.setenv("UNLESS", given)
+    assert env.unless("UNLESS", help="") is is_on
+    assert env.unless("NOT_SET", help="") is True
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("", 7), ("30m", 1800), ("45", 45), ("2h", 7200), ("x", 7), ("0", 7)]
+)
+def test_a_duration(env: Environment, monkeypatch: Any, given: str, seconds: int) -> None:
+    monkeypatch.setenv("DURATION", given)
+    assert env.duration("DURATION", default=7, help="") == seconds
+
+
 def test_a_choice_ignores_case_and_keeps_what_a_check_must_refuse(env: Environment, monkeypatch: Any) -> None:
     monkeypatch.setenv("KNOWN", " Deny ")
     monkeypatch.setenv("UNKNOWN", "perhaps")
