@@ -15,6 +15,17 @@ from django.db import connection, transaction
 # What Django adds for its own cursors; the rest of its parameters is libpq's.
 _OF_DJANGO = frozenset({"context", "cursor_factory", "prepare_threshold"})
 
+# A lock over one 64-bit number is listed in two halves, with objsubid 1.
+_HOLDER = """
+SELECT held.pid, host(session.client_addr), date_trunc('second', session.backend_start)
+FROM (SELECT hashtextextended(%s, 0) AS number) AS wanted
+JOIN pg_locks AS held ON held.locktype = 'advisory' AND held.granted AND held.objsubid = 1
+    AND held.classid::bigint = (wanted.number >> 32) & 4294967295
+    AND held.objid::bigint = wanted.number & 4294967295
+    AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+JOIN pg_stat_activity AS session USING (pid)
+"""
+
 
 @contextmanager
 def try_lock(name: str) -> Iterator[bool]:
@@ -27,6 +38,14 @@ def try_lock(name: str) -> Iterator[bool]:
             "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)
         ).fetchone() or (False,)
         yield bool(mine)
+
+
+def holder_of(name: str) -> str:
+    """Who holds the session lock `name`, as the database knows its connection; an empty text when nobody."""
+    with connection.cursor() as cursor:
+        cursor.execute(_HOLDER, [name])
+        found = cursor.fetchone()
+    return f"database session {found[0]} from {found[1] or 'this machine'}, since {found[2]}" if found else ""
 
 
 def lock_in_transaction(name: str, *, is_shared: bool = False) -> None:

@@ -20,7 +20,7 @@ import structlog
 from django.db import Error as DatabaseError
 from django.db import connection
 
-from config.locks import try_lock
+from config.locks import holder_of, try_lock
 from provisioning import ledger, progress
 from provisioning.models import ProvisionRun
 
@@ -53,6 +53,11 @@ def lifecycle_lock(workspace_id: UUID, *, wait_s: float = 0) -> Iterator[bool]:
                 yield mine
                 return
         time.sleep(LOCK_POLL_S)
+
+
+def lifecycle_holder(workspace_id: UUID) -> str:
+    """Who holds the lifecycle lock; an empty text when nobody does."""
+    return holder_of(f"ws-lifecycle:{workspace_id}")
 
 
 @contextmanager

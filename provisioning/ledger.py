@@ -198,6 +198,27 @@ def _spread(limit_s: float) -> float:
     return random.uniform(0, limit_s)  # noqa: S311  (jitter)
 
 
+def held_runs(workspace_id: UUID) -> list[ProvisionRun]:
+    """Runs of the workspace that a worker holds, or held when it died, oldest first."""
+    rows = ProvisionRun.objects.filter(workspace_id=workspace_id, state=RunState.RUNNING)
+    return list(rows.order_by("queued_at"))
+
+
+@transaction.atomic
+def free_dead_lease(run: ProvisionRun) -> bool:
+    """Put a run whose worker has died back into the queue, and ring. False: it lives, or was taken over."""
+    freed = _move(
+        ProvisionRun.objects.leased_by(run).filter(lease_expires_at__lt=Now()),
+        RunState.QUEUED,
+        lease_owner=None,
+        lease_expires_at=None,
+        due_at=Now(),
+    )
+    for one in freed:
+        ring(one)
+    return bool(freed)
+
+
 @transaction.atomic
 def note_steps(run: ProvisionRun) -> None:
     """Store the steps of the worker that holds `run`; what its machine told meanwhile stays."""

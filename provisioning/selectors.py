@@ -35,3 +35,12 @@ def started_generations(workspace_ids: Iterable[UUID]) -> dict[UUID, int]:
         workspace_id__in=set(workspace_ids), state__in=[RunState.STARTED, RunState.SUCCEEDED]
     )
     return dict(runs.values_list("workspace_id").annotate(Max("generation")))
+
+
+def recorded(workspace_ids: Iterable[UUID]) -> set[UUID]:
+    """Those that this database has ever started: the ledger outlives a purged row."""
+    wanted = set(workspace_ids)
+    if not wanted:
+        return set()
+    runs = ProvisionRun.objects.filter(workspace_id__in=wanted)
+    return set(runs.values_list("workspace_id", flat=True).distinct())

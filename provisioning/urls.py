@@ -5,7 +5,12 @@ from __future__ import annotations
 from django.urls import path
 
 from access.permissions import AdminAccess, WorkspaceAccess
-from provisioning.operator_views import DuplicatesViewSet, PlanViewSet
+from provisioning.operator_views import (
+    ComputeViewSet,
+    DuplicatesViewSet,
+    ImagesViewSet,
+    PlanViewSet,
+)
 from provisioning.permissions import BootAccess
 from provisioning.views import BootFailure, BootView, BootViewSet
 from provisioning.views import LifecycleViewSet as View
@@ -15,6 +20,8 @@ _ADMIN = {"permission_classes": [AdminAccess]}
 _BOOT = {"permission_classes": [BootAccess]}
 
 urlpatterns = [
+    path("admin/compute", ComputeViewSet.as_view({"get": "list"}, **_ADMIN)),
+    path("admin/workspace-images/refresh", ImagesViewSet.as_view({"post": "refresh"}, **_ADMIN)),
     path("admin/workspaces/duplicates", DuplicatesViewSet.as_view({"get": "list"}, **_ADMIN)),
     path("admin/workspaces/duplicates/cleanup", DuplicatesViewSet.as_view({"post": "clean_up"}, **_ADMIN)),
     path("workspaces/<workspace_id>/restart", View.as_view({"post": "restart"}, **_ACCESS)),

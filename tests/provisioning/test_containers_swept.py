@@ -18,7 +18,7 @@ from provisioning.models import ComputeScan, WorkspaceLifecycle
 from provisioning.services import sweeps
 from provisioning.services.images import refresh_images
 from tests.provisioning.conftest import queued, run_of, running, status_of
-from tests.provisioning.machines import CONTAINERS, OLD, YOUNG, compute, wired
+from tests.provisioning.machines import CONTAINERS, OLD, YOUNG, compute, ran, wired
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import EXTERNAL, Status, Workspace
 
@@ -86,10 +86,39 @@ def test_a_row_that_came_meanwhile_keeps_its_data(engine):
     assert engine.storage == [late]
 
 
-def test_too_much_data_without_a_row_is_left_alone(engine):
+def test_data_of_many_strangers_is_left_alone(engine):
     engine.storage = [stored(OLD) for _ in range(6)]
     assert sweeps.sweep_containers(now()) == 0
     assert len(engine.storage) == 6
+
+
+def test_many_containers_of_strangers_are_left_alone_and_counted(engine, valkey):
+    strays = [compute() for _ in range(6)]
+    for one in strays:
+        engine.place(one)
+    assert sweeps.sweep_containers(now()) == 0
+    assert engine.called("stop") == []
+    assert ComputeScan.objects.get().findings["refused"] == 6
+
+
+def test_leftovers_of_purged_workspaces_go_however_many_they_are(engine):
+    left = [compute() for _ in range(8)]
+    for one in left:
+        engine.place(one)
+        ran(Workspace(pk=one.workspace_id), 1)  # the ledger outlives the row
+    engine.storage = [stored(OLD, one.workspace_id) for one in left]
+    assert sweeps.sweep_containers(now()) == 16  # each once for its container, once for its data
+    assert [engine.running(one.workspace_id) for one in left] == [[]] * 8
+    assert engine.storage == []
+
+
+def test_strangers_that_are_held_back_do_not_keep_what_is_known(engine):
+    strays, known = [compute() for _ in range(6)], compute()
+    for one in (*strays, known):
+        engine.place(one)
+    ran(Workspace(pk=known.workspace_id), 1)
+    assert sweeps.sweep_containers(now()) == 1
+    assert engine.running(known.workspace_id) == []
 
 
 def test_the_container_of_a_removed_row_is_given_to_its_teardown(engine):

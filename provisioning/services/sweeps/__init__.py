@@ -10,7 +10,7 @@ from provisioning.services.sweeps.cleanup import clean_up
 from provisioning.services.sweeps.health import check_health
 from provisioning.services.sweeps.hibernation import tend_idle
 from provisioning.services.sweeps.liveness import check_liveness
-from provisioning.services.sweeps.orphans import sweep_containers
+from provisioning.services.sweeps.orphans import sweep_containers, unowned_storage
 from provisioning.services.sweeps.parked import stop_parked
 from provisioning.services.sweeps.reaping import compare_compute, reap, refuses, sweep_machines
 from provisioning.services.sweeps.reconciler import reconcile
@@ -33,6 +33,7 @@ __all__ = [
     "take_up_image",
     "tend_idle",
     "time_out_starts",
+    "unowned_storage",
     "watch_boots",
     "watch_images",
 ]

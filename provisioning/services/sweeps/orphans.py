@@ -2,44 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 from uuid import UUID
 
-import structlog
 from django.conf import settings
 
 from access.models import TokenKind
 from access.services import holders_of_unused_tokens, revoke_tokens
-from config.evt import evt
 from config.jobs import Job
 from provisioning import dispatch
 from provisioning.backends.base import Compute, ComputeState, Storage
 from provisioning.leases import lifecycle_turn
-from provisioning.selectors import standings
+from provisioning.selectors import recorded, standings
 from provisioning.services.sweeps.reaping import REAP, reap, record_scan, refuses
 from provisioning.services.sweeps.rows import BATCH, acted, each, independently
-from provisioning.verdicts import Standing, is_older, is_refused, judged
+from provisioning.verdicts import Standing, is_older, judged
 from workspaces.models import Status, Workspace
 
-log = structlog.get_logger(__name__)
 T = TypeVar("T")
 JOB = Job.ORPHAN_SWEEPER
 TOKEN_UNUSED = timedelta(minutes=5)
 
 
-def sweep_containers(now: datetime) -> int:
-    """Three passes, none of which waits for another to succeed: containers, stored data, tokens."""
+def sweep_containers(now: datetime, *, is_ordered: bool = False, is_forced: bool = False) -> int:
+    """Three passes, none of which waits for another to succeed: containers, stored data, tokens.
+
+    `is_ordered`: by an operator, who overrules COMPUTE_REAP_MODE; `is_forced`: and the breaker.
+    """
+    order = _Order(is_ordered, is_forced)
     computes, storage = _listed(dispatch.list_managed), _listed(dispatch.list_storage)
     owners = {one.workspace_id for one in computes.found} | {one.workspace_id for one in storage.found}
     rows = standings(owners, with_runs=False)  # names are unique on an engine: no duplicates to find
     return independently(
-        lambda: _reap_containers(computes.whole(), rows, now),
-        lambda: _remove_unowned(storage.whole(), rows, now),
+        lambda: _reap_containers(computes.whole(), rows, now, order),
+        lambda: _remove_unowned(storage.whole(), rows, now, order),
         lambda: _revoke_unused({one.workspace_id for one in computes.whole()}, now),
     )
+
+
+def unowned_storage(now: datetime) -> list[UUID]:
+    """Workspaces that no row knows and for whom something is stored for longer than a start takes."""
+    storage = dispatch.list_storage()
+    rows = standings((one.workspace_id for one in storage), with_runs=False)
+    return _unowned(storage, rows, now)
+
+
+@dataclass(frozen=True)
+class _Order:
+    is_given: bool
+    is_forced: bool
+
+    @property
+    def acts(self) -> bool:
+        return self.is_given or settings.COMPUTE_REAP_MODE == REAP
 
 
 @dataclass(frozen=True)
@@ -62,25 +80,40 @@ def _listed(ask: Callable[[], list[T]]) -> _Listing[T]:
         return _Listing(error=error)
 
 
-def _reap_containers(computes: Sequence[Compute], rows: Mapping[UUID, Standing], now: datetime) -> int:
+def _reap_containers(
+    computes: Sequence[Compute], rows: Mapping[UUID, Standing], now: datetime, order: _Order
+) -> int:
     findings = [one for one in judged(computes, rows, now) if one.compute]
-    is_held = refuses(JOB, findings)
-    record_scan(JOB, findings, is_held=is_held)
-    return 0 if is_held else reap(JOB, findings)
+    strangers = _strangers({one.workspace_id for one in findings if one.is_doomed and not one.standing})
+    is_held = not order.is_forced and refuses(JOB, len(strangers), len(findings))
+    record_scan(JOB, findings, refused=len(strangers) if is_held else 0)
+    held = strangers if is_held else set()
+    return reap(JOB, [one for one in findings if one.workspace_id not in held], is_ordered=order.is_given)
 
 
-def _remove_unowned(storage: Sequence[Storage], rows: Mapping[UUID, Standing], now: datetime) -> int:
+def _remove_unowned(
+    storage: Sequence[Storage], rows: Mapping[UUID, Standing], now: datetime, order: _Order
+) -> int:
     """What is stored for workspaces that no row knows, once it is old enough."""
+    unowned = _unowned(storage, rows, now)
+    strangers = _strangers(unowned)
+    everybody = {one.workspace_id for one in storage}
+    if not order.is_forced and refuses(JOB, len(strangers), len(everybody), what="storage"):
+        unowned = [one for one in unowned if one not in strangers]
+    return each(unowned[:BATCH], _remove_storage) if order.acts else 0
+
+
+def _unowned(storage: Sequence[Storage], rows: Mapping[UUID, Standing], now: datetime) -> list[UUID]:
     everybody = {one.workspace_id for one in storage}
     young = {one.workspace_id for one in storage if not is_older(one.created_at, now)}
-    unowned = sorted(everybody - young - rows.keys())
-    if is_refused(len(unowned), len(everybody)):
-        evt("sweep.refused", {"sweep": JOB, "candidates": len(unowned), "managed": len(everybody)})
-        log.error("sweep.refused", sweep=JOB, candidates=len(unowned), managed=len(everybody), what="storage")
-        return 0
-    if settings.COMPUTE_REAP_MODE != REAP:
-        return 0
-    return each(unowned[:BATCH], _remove_storage)
+    return sorted(everybody - young - rows.keys())
+
+
+def _strangers(rowless: Collection[UUID]) -> set[UUID]:
+    """Those that this database has never started. Of leftovers of purged workspaces it knows the starts; what
+    it knows nothing of may be another database's: this one may be wrong, or restored.
+    """
+    return set(rowless) - recorded(rowless)
 
 
 def _remove_storage(workspace_id: UUID) -> bool:

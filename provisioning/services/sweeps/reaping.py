@@ -24,14 +24,19 @@ from workspaces.models import Status, Workspace
 
 log = structlog.get_logger(__name__)
 REAP = "reap"
+JOB = Job.EC2_ORPHAN_SWEEPER
 
 
-def sweep_machines(now: datetime) -> int:
-    """Machines without a row, of removed rows, or older than the generation that was started last."""
+def sweep_machines(now: datetime, *, is_ordered: bool = False, is_forced: bool = False) -> int:
+    """Machines without a row, of removed rows, or older than the generation that was started last.
+
+    `is_ordered`: by an operator, who overrules COMPUTE_REAP_MODE; `is_forced`: and the breaker.
+    """
     findings = compare_compute(now)
-    is_held = refuses(Job.EC2_ORPHAN_SWEEPER, findings)
-    record_scan(Job.EC2_ORPHAN_SWEEPER, findings, is_held=is_held)
-    return 0 if is_held else reap(Job.EC2_ORPHAN_SWEEPER, findings)
+    doomed = sum(one.is_doomed for one in findings)
+    is_held = not is_forced and refuses(JOB, doomed, sum(one.compute is not None for one in findings))
+    record_scan(JOB, findings, refused=doomed if is_held else 0)
+    return 0 if is_held else reap(JOB, findings, is_ordered=is_ordered)
 
 
 def compare_compute(now: datetime, *, with_missing: bool = False) -> list[Finding]:
@@ -41,15 +46,13 @@ def compare_compute(now: datetime, *, with_missing: bool = False) -> list[Findin
     return judged(computes, rows, now)
 
 
-def refuses(sweep: Job, findings: Sequence[Finding]) -> bool:
-    """Whether a sweep must leave everything alone until an operator has looked."""
-    doomed = sum(one.is_doomed for one in findings)
-    total = sum(one.compute is not None for one in findings)
-    if not is_refused(doomed, total):
+def refuses(sweep: Job, candidates: int, total: int, *, what: str = "compute") -> bool:
+    """Whether a sweep must leave the candidates alone until an operator has looked."""
+    if not is_refused(candidates, total):
         return False
-    evt("sweep.refused", {"sweep": sweep, "candidates": doomed, "managed": total})
-    log.error("sweep.refused", sweep=sweep, candidates=doomed, managed=total,
-              hint="see `manage.py compute_audit`; --reap --force acts on it")  # fmt: skip
+    evt("sweep.refused", {"sweep": sweep, "candidates": candidates, "managed": total, "what": what})
+    log.error("sweep.refused", sweep=sweep, candidates=candidates, managed=total, what=what,
+              hint="see `manage.py compute_audit`; with --reap --force it acts on them")  # fmt: skip
     return True
 
 
@@ -92,14 +95,13 @@ def owe_teardown(workspace_id: UUID) -> bool:
     return bool(rows.update(cleanup_pending=True))
 
 
-def record_scan(sweep: Job, findings: Sequence[Finding], *, is_held: bool, **more: Any) -> None:
+def record_scan(sweep: Job, findings: Sequence[Finding], *, refused: int) -> None:
     """Keep what a complete comparison found: what the gauges show until the next one."""
     computes = [one.compute for one in findings if one.compute]
     found = {
         "orphans": sum(one.verdict == Verdict.ORPHAN for one in findings),
         "duplicates": duplicates(computes),
-        "refused": sum(one.is_doomed for one in findings) if is_held else 0,
-        **more,
+        "refused": refused,
     }
     now = timezone.now()
     if ComputeScan.objects.filter(pk=sweep).update(scanned_at=now, findings=found):
