@@ -16,6 +16,9 @@ WORKDIR /srv/workspace-server
 RUN useradd --uid 1000 --create-home --shell /usr/sbin/nologin workspace
 COPY --from=build /srv/workspace-server/.venv .venv
 COPY . .
+# A volume mounted here starts with the examples.
+COPY --chown=1000:1000 templates/catalogue /srv/catalogue
+ENV CONFIGS_DIR=/srv/catalogue/workspace-configs-templates
 ARG GIT_SHA=dev
 ENV GIT_SHA=$GIT_SHA
 # Begins as root to join the group of a mounted engine's socket, then goes on as `workspace` (stack/container.py).

@@ -73,6 +73,14 @@ class TooLarge(DomainError):
     status = 413
 
 
+class PreconditionFailed(DomainError):
+    status = 412
+
+
+class UnsupportedMedia(DomainError):
+    status = 415
+
+
 class Unprocessable(DomainError):
     status = 422
 
@@ -99,6 +107,10 @@ class Unavailable(DomainError):
     """ "Cannot tell" or "not now": clients retry."""
 
     status = 503
+
+
+class GatewayTimeout(DomainError):
+    status = 504
 
 
 def datastore_unavailable() -> Unavailable:

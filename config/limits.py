@@ -34,10 +34,8 @@ _BY_ROUTE: dict[str, tuple[str, int | None]] = {
     "text": (r"/workspaces/[^/]+/(?:memory|memories|delegate|delegations|mcp)(?:/.*)?", 4 * _MIB),
     "org": (r"/org/import", 8 * _MIB),
     "memories": (r"/admin/memories/import", 64 * _MIB),
-    "streamed": (
-        r"/workspaces/[^/]+/(?:chat/uploads|files(?:/.*)?)|/templates/import|/bundles/.*",
-        None,
-    ),
+    "files": (r"/workspaces/[^/]+/files(?:/.*)?|/templates/import|/bundles/.*", 32 * _MIB),
+    "streamed": (r"/workspaces/[^/]+/chat/uploads", None),
 }
 _ROUTES = re.compile("|".join(f"(?P<{name}>{pattern})" for name, (pattern, _) in _BY_ROUTE.items()))
 

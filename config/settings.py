@@ -122,6 +122,34 @@ REMOTE_LIVENESS_STALE_AFTER: int = env.positive_int(
     help="seconds without a heartbeat until an external agent counts as away",
 )
 
+# --- Templates (docs/reference/templates.md)
+# ------------------------------------------------------------------------
+CONFIGS_DIR: str = env.text(
+    "CONFIGS_DIR",
+    help="folder of the workspace templates; unset: the nearest `workspace-configs-templates` that has some",
+)
+ORG_TEMPLATES_DIR: str = env.text(
+    "ORG_TEMPLATES_DIR", help="folder of the org templates; unset: `org-templates` beside CONFIGS_DIR"
+)
+PLUGINS_DIR: str = env.text(
+    "PLUGINS_DIR", help="folder of the plugins that can be installed; unset: `plugins` beside CONFIGS_DIR"
+)
+WORKSPACE_MANIFEST_PATH: str = env.text(
+    "WORKSPACE_MANIFEST_PATH",
+    help="JSON file that lists the known runtimes; unset: /app/manifest.json, then the nearest manifest.json",
+)
+ORG_IMPORT_ENV_ALLOWLIST: list[str] = env.words(
+    "ORG_IMPORT_ENV_ALLOWLIST",
+    default=["WORKSPACE_DIR"],
+    help="variables of this server that an org template may name; its own env files come first",
+)
+ORG_IMPORT_MAX_WORKSPACES: int = env.positive_int(
+    "ORG_IMPORT_MAX_WORKSPACES", default=500, help="workspaces of one org template at most"
+)
+ORG_IMPORT_MAX_DEPTH: int = env.positive_int(
+    "ORG_IMPORT_MAX_DEPTH", default=12, help="levels of one org template at most"
+)
+
 # --- What happened (docs/reference/activity.md)
 # -------------------------------------------------------------------
 ACTIVITY_RETENTION_DAYS: int = env.positive_int(
@@ -608,6 +636,9 @@ CORS_EXPOSE_HEADERS = [
     "X-RateLimit-Reset",
     "Content-Disposition",
     "ETag",
+    "X-Templates-Broken",
+    "X-Org-Templates-Broken",
+    "X-Molecule-Files-Source",
 ]
 CORS_PREFLIGHT_MAX_AGE = 43_200
 

@@ -15,6 +15,7 @@ from stack.secrets import Secrets
 from stack.supervisor import Probe, Service
 
 PROJECT = Path(__file__).resolve().parent.parent
+CATALOGUE = PROJECT / "templates" / "catalogue"  # the examples a new data folder starts with
 ADMIN = "admin"  # the login of the first operator
 LOOPBACK = "127.0.0.1"
 # One interpreter keeps one core busy. Many threads wait for each other, but a pause or a delete holds one.
@@ -135,6 +136,9 @@ def environment(
     # A container's own loopback is not ours; the engine knows this machine by a name.
     host = "host.docker.internal" if given["PROVISIONER"] in {"docker", "auto"} else LOOPBACK
     given["PLATFORM_URL"] = given.get("PLATFORM_URL") or f"http://{host}:{port}"
+    given["CONFIGS_DIR"] = given.get("CONFIGS_DIR") or str(
+        folder / "catalogue" / "workspace-configs-templates"
+    )
     if is_open:
         given |= {"MOLECULE_ENV": "development", "MOLECULE_DEV_OPEN": "1", "WS_ANONYMOUS_CANVAS": "1"}
         del given["ADMIN_TOKEN"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def create(path: Path) -> None:
             pass
     except OSError as error:
         raise StackError(f"DATA_DIR={path} cannot be written to: {error.strerror}.") from error
+
+
+def fill(path: Path, source: Path) -> None:
+    """Copy the folder `source` to `path` unless something is there: whole or not at all."""
+    if path.exists():
+        return
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        shutil.copytree(source, beside / path.name)
+        os.rename(beside / path.name, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -104,6 +104,7 @@ class Stack:
             redis_url=environ.get("REDIS_URL") or valkey.url,
             is_open=self.is_open,
         )
+        folder.fill(home / "catalogue", application.CATALOGUE)
         ours = self.product(environment, api, files, realtime)
         nginx = Nginx(home / "nginx", self.port, api, files, realtime)
         self._progress.total = own_postgres + own_valkey + len(ours.steps()) + len(ours.services()) + 1

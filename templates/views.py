@@ -1,4 +1,4 @@
-"""Routes of the catalogue. It is empty in this release; a canvas asks for it at every start."""
+"""Routes of the catalogue. Source: docs/reference/templates.md."""
 
 from __future__ import annotations
 
@@ -6,10 +6,37 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
+from access.authentication import principal_of
+from config.errors import BadRequest
+from config.http import parsed
+from templates import services
+from templates.listing import catalogue
+from templates.serializers import ImportInput
+
 
 class CatalogueViewSet(ViewSet):
-    """`/templates` and `/org/templates`."""
+    """`/templates`."""
 
     def list(self, request: Request) -> Response:
-        """What can be deployed: nothing yet."""
+        """What a workspace can be created from; broken templates are counted in a header."""
+        found = catalogue()
+        entries = [found.templates[name].shown() for name in sorted(found.templates)]
+        return Response(entries, headers={"X-Templates-Broken": str(found.broken)})
+
+    def create(self, request: Request) -> Response:
+        """Add a template made of the given files."""
+        given = parsed(ImportInput, request)
+        name = given["name"].strip()
+        if not name or not given["files"]:
+            raise BadRequest("invalid request body")
+        files = services.checked_files(given["files"])
+        new_id = services.import_template(name=name, files=files, actor=principal_of(request).actor)
+        return Response({"status": "imported", "id": new_id, "name": name}, status=201)
+
+
+class OrgCatalogueViewSet(ViewSet):
+    """`/org/templates`."""
+
+    def list(self, request: Request) -> Response:
+        """What can be imported as a tree: nothing yet."""
         return Response([])

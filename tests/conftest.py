@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,12 @@ def _quiet_flush(monkeypatch: pytest.MonkeyPatch) -> None:
 def _closed(settings: Any) -> None:
     settings.ADMIN_TOKEN = ADMIN_TOKEN
     settings.RATE_LIMIT = settings.AUTH_FAIL_LIMIT = 1_000_000  # all tests come from one address
+
+
+@pytest.fixture(autouse=True)
+def _no_templates(settings: Any, tmp_path: Path) -> None:
+    """A catalogue of the test's own, empty unless the test fills it."""
+    settings.CONFIGS_DIR = str(tmp_path / "catalogue" / "workspace-configs-templates")
 
 
 @pytest.fixture(autouse=True)

@@ -11,26 +11,15 @@ from collections.abc import Callable
 import structlog
 from django.conf import settings
 
+from workspaces import hooks
 from workspaces.models import EXTERNAL
+from workspaces.runtimes import registered_runtimes
 
 log = structlog.get_logger(__name__)
 
 MIN_TIER, MAX_TIER = 1, 4
 SELF_HOSTED_TIER = 3
 SAAS_TIER = 4  # alone on its instance, a workspace of the highest tier limits nobody else
-RUNTIMES = frozenset(
-    {
-        "claude-code",
-        "hermes",
-        "openclaw",
-        "codex",
-        "langgraph",
-        "crewai",
-        "autogen",
-        "deepagents",
-        "gemini-cli",
-    }
-)
 _NOT_SAAS = frozenset({"self-hosted", "selfhosted", "standalone"})
 _MODELS = {"claude-code": "sonnet"}
 _ANY_MODEL = "anthropic:claude-opus-4-7"
@@ -74,7 +63,7 @@ def default_runtime() -> str:
 
 def known_runtimes() -> frozenset[str]:
     """Every name that `runtime` may hold, `external` included."""
-    return RUNTIMES | {EXTERNAL, default_runtime()}
+    return registered_runtimes() | {EXTERNAL, default_runtime()}
 
 
 def default_model(runtime: str) -> str:
@@ -82,7 +71,17 @@ def default_model(runtime: str) -> str:
     return _MODELS.get(runtime, _ANY_MODEL)
 
 
+def declared_timeouts() -> dict[str, int]:
+    """Seconds a start may take, by runtime, for the runtimes that declare them: the longest counts."""
+    longest: dict[str, int] = {}
+    for hook in hooks.provision_timeouts:
+        for runtime, seconds in hook().items():
+            longest[runtime] = max(seconds, longest.get(runtime, 0))
+    return longest
+
+
 def provision_timeout_s(runtime: str) -> int:
     """Seconds from the claim of a start until a workspace that has not registered counts as failed."""
     usual = _MACHINE_TIMEOUT_S if instances_wired() else _ANY_TIMEOUT_S
-    return settings.PROVISION_TIMEOUT_SECONDS or _TIMEOUTS_S.get(runtime, usual)
+    declared = declared_timeouts().get(runtime, 0)
+    return settings.PROVISION_TIMEOUT_SECONDS or declared or _TIMEOUTS_S.get(runtime, usual)

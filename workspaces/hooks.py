@@ -6,7 +6,7 @@ A hook must not wait for anything slow, and must not raise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from uuid import UUID
 
 from workspaces.models import Workspace
@@ -24,3 +24,6 @@ internal_address: list[Callable[[Workspace], str | None]] = []
 
 # Called with the ids of a removed subtree, inside the transaction that removes it.
 removed: list[Callable[[list[UUID]], None]] = []
+
+# Asked for the seconds a start may take, by runtime, as whoever describes runtimes declares them.
+provision_timeouts: list[Callable[[], Mapping[str, int]]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,7 @@ from rest_framework import serializers
 from config.errors import BadRequest, Unprocessable
 from config.fields import Finite, Flag, Place, Text, Whole
 from workspaces.budgets import effective_spend
-from workspaces.defaults import default_runtime, known_runtimes
+from workspaces.defaults import declared_timeouts, default_runtime, known_runtimes
 from workspaces.models import EXTERNAL, Access, DeliveryMode, Workspace
 from workspaces.services import NewWorkspace
 from workspaces.slugs import NAME_CHARS, ROLE_CHARS, is_template_name, is_usable_folder, problem
@@ -62,7 +63,11 @@ class CreateInput(serializers.Serializer[Any]):
     initial_memories = serializers.ListField(required=False, allow_null=True)
 
 
-def new_workspace(given: dict[str, Any]) -> NewWorkspace:
+# A template's runtime and model, '' where it names none. Raises BadRequest for a name that is no template's.
+ReadTemplate = Callable[[str], tuple[str, str]]
+
+
+def new_workspace(given: dict[str, Any], read_template: ReadTemplate) -> NewWorkspace:
     """The request as the verb takes it. Raises BadRequest or Unprocessable in the texts of the API."""
     name = given["name"].strip()
     if not name:
@@ -82,7 +87,8 @@ def new_workspace(given: dict[str, Any]) -> NewWorkspace:
     template = (given.get("template") or "").strip() or None
     if template and not is_template_name(template):
         raise BadRequest("invalid template")
-    runtime = _runtime(asked_runtime, template)  # last: it may have to read the template
+    of_template = read_template(template) if template else ("", "")
+    runtime = _runtime(asked_runtime, template, of_template[0])
     x, y = given.get("canvas") or (0.0, 0.0)
     return NewWorkspace(
         name=name,
@@ -90,7 +96,7 @@ def new_workspace(given: dict[str, Any]) -> NewWorkspace:
         role=role,
         template=template,
         tier=tier,
-        model=model,
+        model=model or of_template[1] or None,
         url=(given.get("url") or "").strip() if runtime == EXTERNAL else "",
         delivery_mode=mode,
         workspace_dir=folder,
@@ -111,12 +117,12 @@ def _check_texts(name: str, role: str | None, model: str | None, runtime: str) -
         raise BadRequest(BAD_FIELDS)
 
 
-def _runtime(asked: str, template: str | None) -> str:
-    if not asked and template:
+def _runtime(asked: str, template: str | None, of_template: str) -> str:
+    if template and not asked and not of_template:
         raise Unprocessable(
             "could not resolve a runtime from the template", template=template, code="RUNTIME_UNRESOLVED"
         )
-    return known_runtime(asked or default_runtime())
+    return known_runtime(asked or of_template or default_runtime())
 
 
 def known_runtime(name: str) -> str:
@@ -240,16 +246,18 @@ def listed(rows: QuerySet[Workspace]) -> list[dict[str, Any]]:
         task_text=_text("current_task"),
         error_text=_text("last_sample_error"),
     ).values(*_LISTED, "spend_month", "x", "y", "collapsed", "url_text", "task_text", "error_text")
-    now = timezone.now()
-    return [_renamed(row, now) for row in found]
+    now, timeouts = timezone.now(), declared_timeouts()
+    return [_renamed(row, now, timeouts) for row in found]
 
 
-def _renamed(row: dict[str, Any], now: datetime) -> dict[str, Any]:
+def _renamed(row: dict[str, Any], now: datetime, timeouts: Mapping[str, int]) -> dict[str, Any]:
     row["url"] = row.pop("url_text")
     row["current_task"] = row.pop("task_text")
     row["last_sample_error"] = row.pop("error_text")
     spent = effective_spend(row["monthly_spend"], row.pop("spend_month"), now=now)
     row["budget_used"] = row["monthly_spend"] = spent
+    if seconds := timeouts.get(row["runtime"]):
+        row["provision_timeout_ms"] = seconds * 1000
     return row
 
 

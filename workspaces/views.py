@@ -18,6 +18,7 @@ from config.errors import NotFound, failing_as
 from config.http import parsed, to_json
 from provisioning import dispatch
 from provisioning import services as provisioning
+from templates.listing import chosen_by
 from workspaces import services
 from workspaces.connection import connection_payload, platform_url
 from workspaces.models import Status, Workspace
@@ -66,7 +67,7 @@ class TreeViewSet(ViewSet):
 
     def create(self, request: Request) -> Response:
         given = parsed(CreateInput, request)
-        wanted = new_workspace(given)
+        wanted = new_workspace(given, chosen_by)
         created = services.create_workspace(wanted)
         if given.get("initial_memories"):
             log.info("initial_memories.ignored", workspace_id=str(created.workspace.pk))

@@ -40,9 +40,9 @@ MIB = 1024 * 1024
         ("/org/import", 8 * MIB),
         ("/admin/memories/import", 64 * MIB),
         ("/workspaces/x/chat/uploads", None),
-        ("/workspaces/x/files/a/b", None),
-        ("/templates/import", None),
-        ("/bundles/import", None),
+        ("/workspaces/x/files/a/b", 32 * MIB),
+        ("/templates/import", 32 * MIB),
+        ("/bundles/import", 32 * MIB),
     ],
 )
 def test_the_limit_of_each_route(path: str, limit: int | None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stack import folder, log, secrets
-from stack.application import PROJECT
+from stack.application import CATALOGUE, PROJECT
 from stack.errors import StackError
 from stack.lock import Lock
 from tests.stack.running import eventually
@@ -50,6 +50,16 @@ def test_a_folder_that_exists_keeps_its_mode(tmp_path: Path) -> None:
     folder.create(tmp_path)
     assert mode(tmp_path) == 0o755
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_examples_are_copied_once_and_whole(tmp_path: Path) -> None:
+    folder.fill(tmp_path / "catalogue", CATALOGUE)
+    copied = {path.relative_to(tmp_path / "catalogue") for path in (tmp_path / "catalogue").rglob("*")}
+    assert copied == {path.relative_to(CATALOGUE) for path in CATALOGUE.rglob("*")}
+    (tmp_path / "catalogue" / "org-templates" / "small" / "org.yaml").write_text("name: Mine")
+    folder.fill(tmp_path / "catalogue", CATALOGUE)
+    assert (tmp_path / "catalogue/org-templates/small/org.yaml").read_text() == "name: Mine"
+    assert os.listdir(tmp_path) == ["catalogue"]
 
 
 @pytest.mark.parametrize(
