@@ -116,6 +116,31 @@ def test_an_external_agent_consumes_its_inbox(operator: Operator, tmp_path: Path
         assert rows[0]["response_body"]["result"] == "echo: hi there"
 
 
+def test_one_agent_hands_work_to_another_and_everybody_tells_the_same_story(operator: Operator):
+    one, other = operator.create("delegator"), operator.create("delegate")
+    operator.until(one, "online")
+    operator.until(other, "online")
+    with operator.socket() as canvas:
+        body = {"target_id": other, "task": "count the beans"}
+        delegation = operator.post(f"/workspaces/{one}/delegate", body)["delegation_id"]
+        seen = frames_until(canvas, "DELEGATION_COMPLETE", one)
+        assert [name for name in seen if name.startswith("DELEGATION")] == [
+            "DELEGATION_SENT",
+            "DELEGATION_STATUS",
+            "DELEGATION_COMPLETE",
+        ]
+    (entry,) = operator.get(f"/workspaces/{one}/delegations")
+    assert (entry["delegation_id"], entry["status"]) == (delegation, "completed")
+    assert entry["response_preview"] == "echo: count the beans"
+    rows = operator.get(f"/workspaces/{one}/activity?type=delegation")
+    assert [(row["method"], row["status"]) for row in rows] == [
+        ("delegate_result", "completed"),
+        ("delegate", "completed"),
+    ]
+    (told,) = operator.get(f"/workspaces/{one}/activity?type=a2a_receive")
+    assert (told["source_id"], told["response_body"]["text"]) == (other, "echo: count the beans")
+
+
 def test_health_metrics_and_liveness_tell_of_every_process(operator: Operator):
     assert operator.get("/health/ready") == {"status": "ok", "database": "ok", "redis": "ok"}
     text = operator.call("GET", "/metrics").text
