@@ -11,7 +11,6 @@ import structlog
 from django.db import connection
 
 from uploads.models import ObjectGC
-from uploads.storage.s3 import delete_objects
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +33,8 @@ def remove_objects() -> bool:
     ends = time.monotonic() + CYCLE_S
     is_clean = True
     while keys := _claim():
+        from uploads.storage.s3 import delete_objects  # as in uploads.storage: only where it is used
+
         left = delete_objects(keys)
         ObjectGC.objects.filter(object_key__in=[key for key in keys if key not in left]).delete()
         for key, reason in left.items():

@@ -4,6 +4,8 @@ says it is, whatever is configured today.
 
 from __future__ import annotations
 
+from functools import cache
+
 from django.conf import settings
 
 from uploads.models import Storage
@@ -19,7 +21,6 @@ from uploads.storage.base import (
     checked,
 )
 from uploads.storage.inline import InlineBackend
-from uploads.storage.s3 import S3Backend
 
 __all__ = [
     "Backend",
@@ -35,12 +36,15 @@ __all__ = [
     "checked",
 ]
 
-_BACKENDS: dict[str, Backend] = {Storage.INLINE: InlineBackend(), Storage.S3: S3Backend()}
 
-
+@cache
 def backend_of(storage: str) -> Backend:
-    return _BACKENDS[storage]
+    if storage == Storage.S3:
+        from uploads.storage.s3 import S3Backend  # its SDK costs every process 0.4 s where nobody uses it
+
+        return S3Backend()
+    return InlineBackend()
 
 
 def backend_for_new() -> Backend:
-    return _BACKENDS[Storage.S3 if settings.PENDING_UPLOADS_BACKEND == "s3" else Storage.INLINE]
+    return backend_of(Storage.S3 if settings.PENDING_UPLOADS_BACKEND == "s3" else Storage.INLINE)
