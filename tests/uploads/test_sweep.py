@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -14,14 +17,17 @@ from django.db import connection
 from activity.metrics import render
 from activity.models import BackgroundJob
 from activity.tally import tally
-from config.jobs import Job
+from config.jobs import Job, beat_schedule
+from tests.clients import Api
 from tests.conftest import at_once
 from tests.outages import statements_fail
 from tests.uploads.factories import acked, exists, expired, staged
+from tests.uploads.requests import Part, ack, bytes_of, content, id_of, upload
 from uploads import tasks
 from uploads.models import PendingUpload
 from uploads.services import sweep, sweeping
 from uploads.services.sweeping import Swept
+from workspaces.models import Workspace
 
 pytestmark = pytest.mark.django_db
 both = pytest.mark.usefixtures("storage")
@@ -158,3 +164,44 @@ def test_an_idle_cycle_costs_two_statements(django_assert_max_num_queries: Any) 
     sweep(HOUR)
     with django_assert_max_num_queries(3 + 4):  # savepoints of the test's transaction included
         sweep(HOUR)
+
+
+@pytest.mark.parametrize(("given", "read"), [("", 3600), ("0", 3600), ("junk", 3600), ("-1", -1), ("60", 60)])
+def test_the_retention_has_a_default_and_a_way_to_be_none(given: str, read: int) -> None:
+    """Read as a process reads it when it starts."""
+    code = "from config.settings import PENDING_UPLOADS_ACK_RETENTION_SECONDS as s; print(s)"
+    environment = {**os.environ, "PENDING_UPLOADS_ACK_RETENTION_SECONDS": given}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout.split()[-1]) == read
+
+
+def test_beat_rings_at_once_and_then_every_interval() -> None:
+    entry = beat_schedule()[Job.PENDING_UPLOADS_SWEEPER]
+    assert entry["schedule"] == 300
+    assert entry["last_run_at"].year < 2020
+
+
+def test_each_step_of_a_life_is_told_once_with_its_fields(polling: Workspace, agent: Api) -> None:
+    with structlog.testing.capture_logs() as logs:
+        (file,) = upload(agent, polling.pk, [Part("a.txt", b"bytes")]).json()["files"]
+        upload(agent, polling.pk, [Part("bad name.txt", b"")])
+        one = id_of(file["uri"])
+        bytes_of(content(agent, polling.pk, one))
+        ack(agent, polling.pk, one)
+        sweep(timedelta())
+    told = {entry["event"]: set(entry) for entry in logs if entry["event"].startswith("pending_upload.")}
+    assert [entry["event"] for entry in logs] == [
+        "pending_upload.staged",
+        "pending_upload.rejected",
+        "pending_upload.fetched",
+        "pending_upload.acked",
+        "pending_upload.swept",
+    ]
+    about = {"workspace_id", "file_id", "size", "name"}
+    assert about | {"mimetype", "storage"} <= told["pending_upload.staged"]
+    assert {"workspace_id", "reason", "size", "name", "limit"} <= told["pending_upload.rejected"]
+    assert about | {"caller_class", "duration_ms"} <= told["pending_upload.fetched"]
+    assert about | {"age_ms"} <= told["pending_upload.acked"]
+    assert {"acked", "expired", "total"} <= told["pending_upload.swept"]
