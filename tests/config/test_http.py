@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import DisallowedHost
 from django.db import DatabaseError, OperationalError
-from django.http import Http404, HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
 from django.urls import path
 from rest_framework import exceptions
@@ -178,14 +178,13 @@ def chunked(body: bytes) -> HttpRequest:
 
 def test_a_chunked_body_is_read_up_to_the_limit() -> None:
     request = chunked(b'{"a":1}')
-    assert LimitBody(lambda given: given)(request) is request
-    assert request.body == b'{"a":1}'
+    assert LimitBody(lambda given: HttpResponse(given.body))(request).content == b'{"a":1}'
     assert request.META["CONTENT_LENGTH"] == "7"
 
 
 def test_a_chunked_body_above_the_limit_is_a_413_and_only_so_much_of_it_is_read_away() -> None:
     request = chunked(b" " * 40_000_000)
-    assert LimitBody(lambda given: given)(request).status_code == 413
+    assert LimitBody(lambda given: HttpResponse())(request).status_code == 413
     assert request.environ["wsgi.input"].tell() < 20_000_000
 
 
