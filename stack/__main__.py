@@ -46,7 +46,8 @@ def _run(options: argparse.Namespace) -> int:
 
     words = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
     if options.verb == "test":  # the whole suite brings its engine; who names tests knows what they need
-        return asyncio.run(trial.run(trial.test_command(words), with_engine=not words))
+        command, servers = trial.test_command(words), trial.SIDE_BY_SIDE
+        return asyncio.run(trial.run(command, with_engine=not words, valkeys=servers))
     return asyncio.run(trial.run(words))
 
 

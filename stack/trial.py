@@ -20,19 +20,22 @@ from stack.supervisor import Supervisor
 from stack.valkey import Valkey
 
 PROJECT = Path(__file__).resolve().parent.parent
+SIDE_BY_SIDE = max(1, min(os.cpu_count() or 1, 4))  # processes that share a run of all tests
+EACH_ITS_OWN = "TEST_REDIS_URLS"  # read by tests/own_valkey.py
 
 
-async def run(command: Sequence[str], *, with_engine: bool = False) -> int:
+async def run(command: Sequence[str], *, with_engine: bool = False, valkeys: int = 1) -> int:
     """Run `command` with DATABASE_URL and REDIS_URL of fresh servers; return its exit status.
 
     Servers that the environment names already are used instead, and a container engine that answers, where
-    one is wanted. Nothing is left behind but what was installed."""
+    one is wanted. Of more than one Valkey the addresses are in TEST_REDIS_URLS. Nothing is left behind but
+    what was installed."""
     folder = Path(tempfile.mkdtemp(prefix="workspace-trial-")).resolve()
     folder.chmod(0o711)  # the database's own account passes through
     log = Log(folder / "stack.log")
     supervisor = Supervisor(log)
     try:
-        environment = await _start(supervisor, folder, log)
+        environment = await _start(supervisor, folder, log, valkeys)
         if with_engine:
             marked = {"PATH": environment.get("PATH", os.defpath), processes.MARK: str(folder)}
             await own_engine.provide(supervisor, folder, marked, lambda text: print(text, file=sys.stderr))
@@ -52,12 +55,12 @@ async def run(command: Sequence[str], *, with_engine: bool = False) -> int:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _start(supervisor: Supervisor, folder: Path, log: Log) -> dict[str, str]:
+async def _start(supervisor: Supervisor, folder: Path, log: Log, valkeys: int) -> dict[str, str]:
     """Start the servers that the environment does not name; return the environment of the command."""
     environment = dict(os.environ)
     environment.setdefault("DJANGO_SECRET_KEY", secrets.token_urlsafe(32))
     marked = {"PATH": environment.get("PATH", os.defpath), processes.MARK: str(folder)}
-    postgres_port, valkey_port = ports.choose(2)
+    postgres_port, *valkey_ports = ports.choose(1 + valkeys)
     if not environment.get("DATABASE_URL"):
         account = accounts.database_account()
         passwords = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
@@ -67,10 +70,13 @@ async def _start(supervisor: Supervisor, folder: Path, log: Log) -> dict[str, st
         await postgres.create_database()
         environment["DATABASE_URL"] = postgres.url
     if not environment.get("REDIS_URL"):
-        valkey = Valkey(folder / "valkey", valkey_port, secrets.token_urlsafe(16))
-        valkey.prepare()
-        await supervisor.start([valkey.service(marked)], lambda name, seconds: None)
-        environment["REDIS_URL"] = valkey.url
+        password = secrets.token_urlsafe(16)
+        started = [Valkey(folder / f"valkey-{port}", port, password) for port in valkey_ports]
+        for valkey in started:
+            valkey.prepare()
+            await supervisor.start([valkey.service(marked)], lambda name, seconds: None)
+        environment["REDIS_URL"] = started[0].url
+        environment[EACH_ITS_OWN] = " ".join(valkey.url for valkey in started)
     return environment
 
 
@@ -88,5 +94,11 @@ def _forward_signals(process: asyncio.subprocess.Process) -> None:
 
 
 def test_command(arguments: Sequence[str]) -> list[str]:
-    """pytest with `arguments`; all tests without any."""
-    return [sys.executable, "-m", "pytest", *(arguments or ["tests"])]
+    """pytest with `arguments`; without any, all tests, side by side where each process can have its own Valkey.
+
+    A file stays in one process: what it has started serves all its tests.
+    """
+    if arguments:
+        return [sys.executable, "-m", "pytest", *arguments]
+    shared = [] if os.environ.get("REDIS_URL") else ["-n", str(SIDE_BY_SIDE), "--dist", "loadfile"]
+    return [sys.executable, "-m", "pytest", *shared, "tests"]
