@@ -94,7 +94,7 @@ def _forward_signals(process: asyncio.subprocess.Process) -> None:
 
 
 def test_command(arguments: Sequence[str]) -> list[str]:
-    """pytest with `arguments`; without any, all tests, side by side where each process can have its own Valkey.
+    """pytest with `arguments`; without any, all tests, side by side where each process can have a Valkey.
 
     A file stays in one process: what it has started serves all its tests.
     """

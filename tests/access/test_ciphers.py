@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import base64
-import os
 from typing import Any
 
 import pytest
 
 from access.ciphers import PLAIN, SEALED, CannotUnseal, configured_keys, seal, seal_text, unseal, unseal_text
 
-KEY = base64.b64encode(os.urandom(32)).decode()
+KEY = base64.b64encode(bytes(range(32))).decode()
 
 
 @pytest.fixture
