@@ -59,6 +59,7 @@ async def _start(supervisor: Supervisor, folder: Path, log: Log, valkeys: int) -
     """Start the servers that the environment does not name; return the environment of the command."""
     environment = dict(os.environ)
     environment.setdefault("DJANGO_SECRET_KEY", secrets.token_urlsafe(32))
+    environment.setdefault("PROVISIONER", "none")  # whatever this machine has: a test wires what it wants
     marked = {"PATH": environment.get("PATH", os.defpath), processes.MARK: str(folder)}
     postgres_port, *valkey_ports = ports.choose(1 + valkeys)
     if not environment.get("DATABASE_URL"):

@@ -29,6 +29,13 @@ ELSEWHERE = {
     "POST /admin/workspaces/:id/bootstrap-failed": "tests/provisioning/test_boot.py: it needs a start that hangs",
     "POST /workspaces": "what every case begins with",
     "POST /workspaces/:id/a2a": "tests/e2e/test_tour.py: the message and its answer are in the feed",
+    "POST /workspaces/:id/mcp": "a protocol of its own: tests/delegations/test_mcp.py",
+    "POST /workspaces/:id/provision-plan": "a question",
+    "POST /workspaces/:id/chat/uploads": "a form: tests/uploads/test_upload.py",
+    "POST /workspaces/:id/pending-uploads/:file_id/ack": "tests/uploads/test_ack.py: it needs a file",
+    "POST /internal/workspaces/boot-events": "machines only: tests/provisioning/test_boot_bundles.py",
+    "POST /admin/workspaces/duplicates/cleanup": "tests/provisioning/test_duplicates.py: it needs a plan",
+    "POST /admin/a2a-queue/drop-stale": "tests/a2a/test_queue.py: it needs a queue nobody drains",
     **dict.fromkeys(
         (f"{m} /cp/:path" for m in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")), "somebody else's"
     ),
@@ -131,6 +138,22 @@ def another(operator: Operator, values: Values) -> Values:
     return {"target": operator.create(f"truth {uuid4().hex[:8]}", runtime="external")}
 
 
+def a_target(operator: Operator, values: Values) -> Values:
+    made = operator.post("/workspaces", {"name": f"truth {uuid4().hex[:8]}", "runtime": "external"})
+    return {"target": made["id"], "delegation_id": uuid4().hex}
+
+
+def a_delegation(operator: Operator, values: Values) -> Values:
+    made = a_target(operator, values)
+    body = {"target_id": made["target"], "task": "truth", "delegation_id": made["delegation_id"]}
+    operator.post(f"/workspaces/{values['id']}/delegations/record", body)
+    return made
+
+
+def delegated(operator: Operator, values: Values) -> str:
+    return str(of(operator, values, "delegations")[0]["ledger_status"])
+
+
 def decided(operator: Operator, values: Values) -> str:
     return str(next(one["status"] for one in of(operator, values, "approvals")))
 
@@ -196,6 +219,17 @@ CASES = [
          as_agent=True),
     Case("POST /registry/update-card", lambda o, v: listed(o, v)["agent_card"]["name"] == "Truth",
          {"workspace_id": "<id>", "agent_card": CARD}),
+    Case("POST /workspaces/:id/delegate", lambda o, v: of(o, v, "delegations")[0]["target_id"] == v["target"],
+         {"target_id": "<target>", "task": "truth"}, a_target),
+    Case("POST /workspaces/:id/delegations/record",
+         lambda o, v: of(o, v, "delegations")[0]["delegation_id"] == v["delegation_id"],
+         {"target_id": "<target>", "task": "truth", "delegation_id": "<delegation_id>"}, a_target),
+    Case("POST /workspaces/:id/delegations/:delegation_id/update", lambda o, v: delegated(o, v) == "completed",
+         {"status": "completed", "response_preview": "done"}, a_delegation),
+    Case("POST /workspaces/:id/delegations/:delegation_id/heartbeat",
+         lambda o, v: delegated(o, v) == "in_progress", arrange=a_delegation),
+    Case("POST /admin/delegations/:delegation_id/resolve", lambda o, v: delegated(o, v) == "failed",
+         {"action": "fail", "reason": "truth"}, a_delegation),
     Case("PUT /canvas/viewport", lambda o, v: o.get("/canvas/viewport")["zoom"] == 2, {"x": 3, "y": 4, "zoom": 2}),
 ]  # fmt: skip
 
