@@ -35,6 +35,7 @@ ELSEWHERE = {
     "POST /workspaces/:id/pending-uploads/:file_id/ack": "tests/uploads/test_ack.py: it needs a file",
     "POST /internal/workspaces/boot-events": "machines only: tests/provisioning/test_boot_bundles.py",
     "POST /admin/workspaces/duplicates/cleanup": "tests/provisioning/test_duplicates.py: it needs a plan",
+    "POST /admin/workspace-images/refresh": "containers only: tests/provisioning",
     "POST /admin/a2a-queue/drop-stale": "tests/a2a/test_queue.py: it needs a queue nobody drains",
     **dict.fromkeys(
         (f"{m} /cp/:path" for m in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")), "somebody else's"
@@ -230,6 +231,8 @@ CASES = [
          lambda o, v: delegated(o, v) == "in_progress", arrange=a_delegation),
     Case("POST /admin/delegations/:delegation_id/resolve", lambda o, v: delegated(o, v) == "failed",
          {"action": "fail", "reason": "truth"}, a_delegation),
+    Case("POST /templates/import", lambda o, v: v["mark"] in {one["name"] for one in o.get("/templates")},
+         {"name": "<mark>", "files": {"config.yaml": "name: <mark>"}}, lambda o, v: {"mark": uuid4().hex}),
     Case("PUT /canvas/viewport", lambda o, v: o.get("/canvas/viewport")["zoom"] == 2, {"x": 3, "y": 4, "zoom": 2}),
 ]  # fmt: skip
 

@@ -23,7 +23,7 @@ from approvals.models import Approval
 from provisioning import dispatch
 from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.backends.memory import InMemoryBackend
-from provisioning.models import ProvisionRun, WorkspaceLifecycle
+from provisioning.models import BootBundle, ProvisionRun, WorkspaceLifecycle
 from provisioning.services import execution, stops
 from templates.models import WorkspaceFile
 from tests.clients import admin, agent_of
@@ -41,6 +41,7 @@ STUCK = BackendError(ErrorClass.TRANSIENT, "cannot stop", retryable=True)
 # Tables that know a workspace and outlive it, each with its reason. They have no foreign key.
 KEPT = {
     "structure_events": "the history of the tree",
+    "pending_uploads": "goes with its own expiry, within a day",
     "provision_runs": "the ledger of compute: what was started is never forgotten",
 }
 
@@ -73,6 +74,9 @@ def lived_in(**fields: Any) -> Workspace:
     acknowledge(workspace_id=row.pk, seq=1)
     Approval.objects.create(workspace=row, action="deploy")
     WorkspaceLifecycle.objects.get_or_create(workspace=row)
+    BootBundle.objects.create(
+        workspace=row, generation=1, token_hash=row.pk.bytes, sealed="", expires_at=timezone.now()
+    )
     return row
 
 
