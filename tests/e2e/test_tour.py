@@ -32,12 +32,15 @@ def agents_of(workspace_id: str) -> list[psutil.Process]:
     return found
 
 
+PASSING = {"WORKSPACE_HEARTBEAT", "WORKSPACE_PROVISION_PROGRESS"}  # as many as it takes
+
+
 def frames_until(socket: ClientConnection, event: str, workspace_id: str) -> list[str]:
     """The events about the workspace up to and including `event`."""
     seen: list[str] = []
     while not seen or seen[-1] != event:
         frame = json.loads(socket.recv(timeout=15))
-        if frame["workspace_id"] == workspace_id and frame["event"] != "WORKSPACE_HEARTBEAT":
+        if frame["workspace_id"] == workspace_id and frame["event"] not in PASSING:
             seen.append(frame["event"])
     return seen
 

@@ -15,6 +15,7 @@ from django.apps import apps
 from django.db import connection, models
 from django.utils import timezone
 
+from a2a.models import KeptKind, QueueItem
 from access.models import TokenKind, WorkspaceSecret
 from access.services import mint_token
 from activity.models import InboxDeliveryState, StructureEvent
@@ -74,6 +75,7 @@ def lived_in(**fields: Any) -> Workspace:
     acknowledge(workspace_id=row.pk, seq=1)
     Approval.objects.create(workspace=row, action="deploy")
     WorkspaceLifecycle.objects.get_or_create(workspace=row)
+    QueueItem.objects.create(workspace=row, caller_kind=KeptKind.CANVAS, body={})
     BootBundle.objects.create(
         workspace=row, generation=1, token_hash=row.pk.bytes, sealed="", expires_at=timezone.now()
     )
