@@ -45,15 +45,25 @@ class SecretInput(serializers.Serializer[None]):
             if not isinstance(data.get(name), str) or not data[name]:
                 raise _refusal("key and value are required")
         key, value = data["key"], data["value"]
-        if not _KEY.fullmatch(key):
-            raise _refusal("invalid key")
-        if key in RESERVED_KEYS:
-            raise _refusal("reserved key")
-        if "\x00" in value:
-            raise _refusal("value must not contain NUL characters")
-        if len(value.encode()) > MAX_VALUE_BYTES:
-            raise _refusal("value too large (64 KiB at most)")
+        if problem := secret_problem(key, value):
+            raise _refusal(problem)
         return {"key": key, "value": value}
+
+
+def secret_problem(key: str, value: str) -> str | None:
+    """Why no agent may be given this secret, in the words of the API; None when it may.
+
+    Source: docs/reference/access.md, Secrets.
+    """
+    if not _KEY.fullmatch(key):
+        return "invalid key"
+    if key in RESERVED_KEYS:
+        return "reserved key"
+    if "\x00" in value:
+        return "value must not contain NUL characters"
+    if len(value.encode()) > MAX_VALUE_BYTES:
+        return "value too large (64 KiB at most)"
+    return None
 
 
 def _refusal(text: str) -> serializers.ValidationError:

@@ -13,6 +13,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 from rest_framework import serializers
 
+from access.serializers import secret_problem
 from config.errors import BadRequest, Unprocessable
 from config.fields import Finite, Flag, Place, Text, Whole
 from workspaces.budgets import effective_spend
@@ -76,6 +77,10 @@ def new_workspace(given: dict[str, Any], read_template: ReadTemplate) -> NewWork
     model = (given.get("model") or "").strip() or None
     asked_runtime = "external" if given.get("external") else (given.get("runtime") or "").strip()
     _check_texts(name, role, model, asked_runtime)
+    secrets = given.get("secrets") or {}
+    for key, value in secrets.items():
+        if wrong := secret_problem(key, value):
+            raise BadRequest(wrong)
     tier = _tier(given.get("tier"))
     mode = _mode(given.get("delivery_mode"))
     folder = _folder(given.get("workspace_dir") or None)
@@ -106,7 +111,7 @@ def new_workspace(given: dict[str, Any], read_template: ReadTemplate) -> NewWork
         max_concurrent_tasks=min(max(1, given.get("max_concurrent_tasks") or 1), MAX_TASKS),
         x=x,
         y=y,
-        secrets=given.get("secrets") or {},
+        secrets=secrets,
     )
 
 

@@ -10,7 +10,8 @@ NAME_CHARS = 255
 ROLE_CHARS = 1000
 SLUG_CHARS = 24
 FORBIDDEN_CHARS = frozenset("{}[]>*&!|")
-_BLOCKED_FOLDERS = ("/etc", "/var", "/proc", "/sys", "/dev", "/boot", "/sbin", "/bin", "/lib", "/usr")
+# `/run` is what `/var/run` points to on most hosts: the sockets of the engine and of the system.
+_BLOCKED_FOLDERS = ("/etc", "/var", "/run", "/proc", "/sys", "/dev", "/boot", "/sbin", "/bin", "/lib", "/usr")
 
 
 def problem(text: str, field: str, limit: int) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -10,12 +11,21 @@ from django.db import DataError, connection
 
 from access.models import WorkspaceAuthToken, WorkspaceSecret
 from activity.models import StructureEvent
+from provisioning import dispatch
 from tests.clients import admin, anonymous
 from tests.conftest import at_once
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace, WorkspaceConfig
 
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def no_backend() -> Iterator[None]:
+    """No compute, although an engine may answer on this machine."""
+    dispatch.wire(None)
+    yield
+    dispatch.choose_again()
 
 
 def create(**body: Any) -> Any:
@@ -40,7 +50,7 @@ def test_the_default_tier_is_four_where_each_workspace_has_its_own_machine(setti
     assert Workspace.objects.get(pk=create().json()["id"]).tier == 3
 
 
-def test_without_a_backend_the_row_is_failed_at_once_with_a_sentence_that_helps(published):
+def test_without_a_backend_the_row_is_failed_at_once_with_a_sentence_that_helps(published, no_backend):
     body = create(tier=1).json()
     row = Workspace.objects.get(pk=body["id"])
     assert row.status == Status.FAILED
@@ -85,6 +95,7 @@ def test_fields_over_their_limits_are_refused(fields):
         ({"template": "support"}, 422, "could not resolve a runtime from the template"),
         ({"runtime": "cobol"}, 422, "unsupported workspace runtime"),
         ({"workspace_dir": "/etc/x"}, 400, "invalid workspace directory"),
+        ({"workspace_dir": "/run/docker.sock"}, 400, "invalid workspace directory"),
         ({"workspace_dir": "rel"}, 400, "invalid workspace directory"),
         ({"workspace_dir": "/a/../b"}, 400, "invalid workspace directory"),
         ({"workspace_access": "read_write"}, 400, "invalid workspace access"),
@@ -131,6 +142,19 @@ def test_ten_creations_at_once_give_ten_names():
     answers = at_once(*[create] * 10)
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.json()["name"] for answer in answers}) == 10
+
+
+@pytest.mark.parametrize(
+    ("secrets", "text"),
+    [
+        ({"API_KEY": "fine", "LD_PRELOAD": "/x.so"}, "reserved key"),
+        ({"API_KEY": "x" * (64 * 1024 + 1)}, "value too large (64 KiB at most)"),
+    ],
+)
+def test_a_secret_that_its_own_route_refuses_is_refused_at_creation(secrets, text):
+    answer = create(secrets=secrets)
+    assert (answer.status_code, answer.json()) == (400, {"error": text})
+    assert not Workspace.objects.exists()
 
 
 def test_secrets_and_the_chosen_model_are_kept_sealed(settings):
