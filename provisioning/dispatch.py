@@ -35,6 +35,7 @@ from provisioning.backends.ec2 import Ec2Backend, missing_settings
 from provisioning.backends.process import ProcessBackend
 from provisioning.ledger import queue_run, recorded_compute
 from provisioning.models import RunKind
+from provisioning.registry import check_image
 from workspaces.models import Workspace
 from workspaces.services import transitions
 
@@ -72,8 +73,11 @@ def label() -> str:
 
 
 def rents_machines() -> bool:
-    """Whether each workspace has a machine of its own: what `workspaces.defaults` asks."""
-    return label() == Ec2Backend.label
+    """Whether each workspace has a machine of its own at a provider, which fetches its start from us.
+
+    Such compute is compared with the rows once a minute, and not every few seconds.
+    """
+    return offers("boot_bundle")
 
 
 def missing_machine_settings() -> list[str]:
@@ -137,6 +141,12 @@ def stop(workspace_id: UUID, *, below_generation: int | None = None) -> None:
     """
     if has_provisioner():
         _backend().stop(workspace_id, below_generation)
+
+
+def stop_compute(workspace_id: UUID, compute_id: str) -> None:
+    """Return once exactly this piece of compute is gone. Raises BackendError."""
+    if has_provisioner():
+        _backend().stop_compute(workspace_id, compute_id)
 
 
 def status(workspace_id: UUID) -> ComputeState:
@@ -243,7 +253,7 @@ def _for_this_machine() -> str:
 def _made(chosen: str) -> Backend | None:
     match chosen:
         case "ec2":
-            return Ec2Backend.from_settings(recorded=recorded_compute)
+            return Ec2Backend.from_settings(recorded=recorded_compute, check_image=check_image)
         case "docker":
             return docker.from_settings()
         case "process":

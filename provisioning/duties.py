@@ -11,13 +11,7 @@ from django.conf import settings
 
 from config.jobs import Job
 from provisioning import dispatch
-
-
-def rents_machines() -> bool:
-    """A machine per workspace at a provider, which fetches its start from us: compared with the rows by the
-    reconciler, once a minute, and not by the health sweep.
-    """
-    return dispatch.offers("boot_bundle")
+from provisioning.dispatch import rents_machines
 
 
 def keeps_containers() -> bool:

@@ -12,12 +12,16 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import httpx
+import structlog
 from django.conf import settings
 
 from access.url_policy import vetted_address
 from config.errors import BadRequest
 from config.locks import outside_transaction
+from provisioning.backends.base import BackendError, ErrorClass
 from workspaces.defaults import is_saas
+
+log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 10.0
 MANIFESTS = ", ".join(
@@ -37,13 +41,24 @@ class RegistryError(Exception):
     """The registry did not tell; the text is for the log and for operators."""
 
 
+class NoSuchImage(RegistryError):
+    """The registry answered that it has no such manifest."""
+
+
 def newest_digest(runtime: str) -> str:
     """The digest of `<MOLECULE_IMAGE_REGISTRY>/workspace-template-<runtime>:latest`. Raises RegistryError."""
+    return digest_of(f"{settings.MOLECULE_IMAGE_REGISTRY}/workspace-template-{runtime}:latest")
+
+
+def digest_of(image: str) -> str:
+    """The digest of `<host>/<path>[:<tag>][@<digest>]`. Raises RegistryError.
+
+    A digest goes before a tag; the tag is `latest` when there is none.
+    """
     outside_transaction()
-    host, _, path = settings.MOLECULE_IMAGE_REGISTRY.partition("/")
-    repository = f"{path}/workspace-template-{runtime}".lstrip("/")
+    host, repository, reference = _parts(image)
     scheme = "http" if _LOCAL.fullmatch(host) else "https"  # as container engines treat a local registry
-    url = f"{scheme}://{host}/v2/{repository}/manifests/latest"
+    url = f"{scheme}://{host}/v2/{repository}/manifests/{reference}"
     try:
         with httpx.Client(timeout=TIMEOUT_S, trust_env=False, follow_redirects=False) as client:
             answer = client.head(url, headers={"Accept": MANIFESTS})
@@ -53,10 +68,35 @@ def newest_digest(runtime: str) -> str:
                 answer = client.head(url, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise RegistryError(f"{type(error).__name__} from {host}") from error
+    if answer.status_code == 404:
+        raise NoSuchImage(f"{host} has no {repository}:{reference}")
     digest: str = answer.headers.get("Docker-Content-Digest", "")
     if answer.status_code != 200 or not _DIGEST.fullmatch(digest):
         raise RegistryError(f"{host} answered {answer.status_code} for {repository}")
     return digest
+
+
+def check_image(image: str) -> None:
+    """Raise BackendError(IMAGE_UNAVAILABLE) for an image that its registry does not have.
+
+    A registry that does not answer proves nothing: the machine tries for itself.
+    """
+    try:
+        digest_of(image)
+    except NoSuchImage as error:
+        text = "the workspace's image does not exist in the registry; check its runtime and image"
+        raise BackendError(ErrorClass.IMAGE_UNAVAILABLE, text, detail=str(error)) from error
+    except RegistryError as error:
+        log.warning("registry.not_asked", image=image, error=str(error))
+
+
+def _parts(image: str) -> tuple[str, str, str]:
+    """Host, repository and reference. A registry's port is no tag."""
+    host, _, rest = image.partition("/")
+    named, _, digest = rest.partition("@")
+    folder, _, last = named.rpartition("/")
+    name, _, tag = last.partition(":")
+    return host, f"{folder}/{name}".lstrip("/"), digest or tag or "latest"
 
 
 def _token(client: httpx.Client, challenge: str, host: str, repository: str) -> str:

@@ -20,12 +20,16 @@ def standings(
     if with_alive:
         wanted |= Q(status__in=ALIVE)
     rows = Workspace.objects.filter(wanted).order_by("pk")
-    facts = rows.values_list("pk", "name", "status", "runtime", "generation", "cleanup_pending")
+    facts = rows.values_list(
+        "pk", "name", "status", "runtime", "generation", "cleanup_pending", "instance_id"
+    )
     found = list(facts)
     started = started_generations(fact[0] for fact in found) if with_runs else {}
     return {
-        pk: Standing(pk, name, status, runtime, generation, runtime != EXTERNAL, is_owed, started.get(pk))
-        for pk, name, status, runtime, generation, is_owed in found
+        pk: Standing(
+            pk, name, status, runtime, generation, runtime != EXTERNAL, is_owed, started.get(pk), instance_id
+        )
+        for pk, name, status, runtime, generation, is_owed, instance_id in found
     }
 
 

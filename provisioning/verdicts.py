@@ -41,6 +41,7 @@ class Standing:
     is_managed: bool
     is_owed: bool  # its teardown is queued, and cares for the compute
     started: int | None = None
+    instance_id: str | None = None  # the machine that the row points to
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,10 @@ class Finding:
 
 def judged(computes: Iterable[Compute], standings: Mapping[UUID, Standing], now: datetime) -> list[Finding]:
     """Every piece of compute, then the managed rows that say they run and have none."""
+    computes = list(computes)
+    second = _second_ones(computes, standings)
     findings = [
-        Finding(one.workspace_id, one, known, _verdict(one, known, now))
+        Finding(one.workspace_id, one, known, _verdict(one, known, now, is_second=one.compute_id in second))
         for one in computes
         for known in [standings.get(one.workspace_id)]
     ]
@@ -73,7 +76,28 @@ def judged(computes: Iterable[Compute], standings: Mapping[UUID, Standing], now:
     return findings + missing
 
 
-def _verdict(compute: Compute, known: Standing | None, now: datetime) -> Verdict:
+def _second_ones(computes: Iterable[Compute], standings: Mapping[UUID, Standing]) -> set[str]:
+    """Ids of live compute beyond the one of its generation that stays.
+
+    That is the row's machine, else the oldest: a repeated start adopts the same one.
+    """
+
+    def rank(one: Compute) -> tuple[bool, bool, str, str]:
+        known = standings.get(one.workspace_id)
+        is_the_rows = known is not None and known.instance_id == one.compute_id
+        return not is_the_rows, one.started_at is None, str(one.started_at), one.compute_id
+
+    seen: set[tuple[UUID, int]] = set()
+    second = set()
+    for one in sorted(filter(is_live, computes), key=rank):
+        key = (one.workspace_id, one.generation)
+        if key in seen:
+            second.add(one.compute_id)
+        seen.add(key)
+    return second
+
+
+def _verdict(compute: Compute, known: Standing | None, now: datetime, *, is_second: bool) -> Verdict:
     is_old = is_older(compute.started_at, now)
     if known is None:
         return Verdict.ORPHAN if is_old else Verdict.OK
@@ -81,7 +105,7 @@ def _verdict(compute: Compute, known: Standing | None, now: datetime) -> Verdict
         return Verdict.OK  # somebody else's, whatever runs there
     if known.status == Status.REMOVED:
         return Verdict.ORPHAN
-    if known.started is not None and compute.generation < known.started:
+    if is_second or (known.started is not None and compute.generation < known.started):
         return Verdict.DUPLICATE if is_old else Verdict.OK
     if known.status in PARKED and is_live(compute):
         return Verdict.PARKED_RUNNING

@@ -102,6 +102,12 @@ def depth_of(target_id: UUID) -> int:
     return QueueItem.objects.filter(workspace_id=target_id, status=QueueStatus.QUEUED).count()
 
 
+def has_waiting(workspace_id: UUID) -> bool:
+    """Whether a message waits for the workspace or is being sent to it: then it is not idle."""
+    rows = QueueItem.objects.filter(workspace_id=workspace_id)
+    return any(rows.filter(status=status).exists() for status in sorted(ACTIVE))  # each has its partial index
+
+
 def _retire_expired(target_id: UUID, key: str) -> None:
     """Else the expired one would swallow the new one."""
     rows = QueueItem.objects.filter(

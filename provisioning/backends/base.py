@@ -204,6 +204,11 @@ class Backend(Protocol):
     def stop(self, workspace_id: UUID, below_generation: int | None = None) -> None:
         """Return once the compute (of lower generations) is gone. An unknown workspace is a success."""
 
+    def stop_compute(self, workspace_id: UUID, compute_id: str) -> None:
+        """Return once exactly this compute is gone, whatever its generation. What is unknown, or not this
+        workspace's in this deployment, is left alone: a success.
+        """
+
     def status(self, workspace_id: UUID) -> ComputeState:
         """An unknown workspace is NOT_RUNNING. Never raises: what cannot be told is UNKNOWN, and logged."""
 

@@ -63,13 +63,13 @@ class InMemoryBackend(Bare):
         self.consoles: dict[UUID, str] = {}
         self.log_texts: dict[UUID, str] = {}
         self.missing_images: set[str] = set()
-        self._compute: dict[tuple[UUID, int], Compute] = {}
+        self._compute: dict[str, Compute] = {}  # by compute id
         self._mutex = threading.Lock()
 
     def running(self, workspace_id: UUID) -> list[int]:
         """The generations that run now."""
         with self._mutex:
-            return sorted(generation for owner, generation in self._compute if owner == workspace_id)
+            return sorted(one.generation for one in self._of(workspace_id))
 
     def kill(self, workspace_id: UUID) -> None:
         """Compute that dies by itself."""
@@ -78,14 +78,13 @@ class InMemoryBackend(Bare):
     def place(self, compute: Compute) -> None:
         """Compute that nobody asked this object to start."""
         with self._mutex:
-            self._compute[compute.workspace_id, compute.generation] = compute
+            self._compute[compute.compute_id] = compute
 
     def change(self, workspace_id: UUID, **facts: Any) -> None:
         """What becomes of a workspace's compute by itself: another state, address or number of restarts."""
         with self._mutex:
-            for key, compute in self._compute.items():
-                if key[0] == workspace_id:
-                    self._compute[key] = replace(compute, **facts)
+            for one in self._of(workspace_id):
+                self._compute[one.compute_id] = replace(one, **facts)
 
     def called(self, method: str) -> list[Call]:
         return [call for call in self.calls if call.method == method]
@@ -96,21 +95,19 @@ class InMemoryBackend(Bare):
 
     def start(self, spec: StartSpec) -> Started:
         self._enter("start", spec.workspace_id, spec.generation)
-        key = (spec.workspace_id, spec.generation)
         url = f"http://127.0.0.1:9/{spec.workspace_id}"
         for name in spec.files:
             checked_name(name)
         with self._mutex:
-            known = self._compute.get(key)
-            if known:
+            mine = self._of(spec.workspace_id)
+            for known in (one for one in mine if one.generation == spec.generation):
                 return Started(known.compute_id, url, url, known.state, adopted=True)
-            if any(owner == key[0] and generation > key[1] for owner, generation in self._compute):
+            if any(one.generation > spec.generation for one in mine):
                 raise BackendError(ErrorClass.CONFLICT, "a newer start of this workspace is already running")
-            for owner, generation in list(self._compute):
-                if owner == spec.workspace_id and generation < spec.generation:
-                    del self._compute[owner, generation]
+            for one in mine:
+                del self._compute[one.compute_id]
             compute_id = f"memory-{spec.workspace_id}-g{spec.generation}"
-            self._compute[key] = Compute(
+            self._compute[compute_id] = Compute(
                 spec.workspace_id,
                 compute_id,
                 spec.generation,
@@ -126,12 +123,18 @@ class InMemoryBackend(Bare):
         self._enter("stop", workspace_id, below_generation)
         self._forget(workspace_id, below_generation)
 
+    def stop_compute(self, workspace_id: UUID, compute_id: str) -> None:
+        self._enter("stop_compute", workspace_id)
+        with self._mutex:
+            if any(one.compute_id == compute_id for one in self._of(workspace_id)):
+                del self._compute[compute_id]
+
     def status(self, workspace_id: UUID) -> ComputeState:
         self._enter("status", workspace_id)
         if self.unreachable:
             return ComputeState.UNKNOWN
         with self._mutex:
-            states = {one.state for owner, one in self._compute.items() if owner[0] == workspace_id}
+            states = {one.state for one in self._of(workspace_id)}
         return min(states - {ComputeState.NOT_RUNNING}, default=ComputeState.NOT_RUNNING)
 
     def list_managed(self) -> list[Compute]:
@@ -186,9 +189,12 @@ class InMemoryBackend(Bare):
 
     def _forget(self, workspace_id: UUID, below_generation: int | None) -> None:
         with self._mutex:
-            for owner, generation in list(self._compute):
-                if owner == workspace_id and (below_generation is None or generation < below_generation):
-                    del self._compute[owner, generation]
+            for one in self._of(workspace_id):
+                if below_generation is None or one.generation < below_generation:
+                    del self._compute[one.compute_id]
+
+    def _of(self, workspace_id: UUID) -> list[Compute]:
+        return [one for one in self._compute.values() if one.workspace_id == workspace_id]
 
     def _enter(self, method: str, workspace_id: UUID | None = None, generation: int | None = None) -> None:
         outside_transaction()

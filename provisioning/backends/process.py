@@ -102,6 +102,11 @@ class ProcessBackend(Bare):
             found = self._agents(workspace_id)
             self._end([one for one in found if below_generation is None or one.generation < below_generation])
 
+    def stop_compute(self, workspace_id: UUID, compute_id: str) -> None:
+        outside_transaction()
+        with self._exclusive(workspace_id, create=False):
+            self._end([one for one in self._agents(workspace_id) if one.compute_id == compute_id])
+
     def status(self, workspace_id: UUID) -> ComputeState:
         outside_transaction()
         try:

@@ -98,6 +98,22 @@ def test_a_bounded_stop_spares_newer_generations(backend):
     assert backend.status(wanted.workspace_id) == ComputeState.NOT_RUNNING
 
 
+def test_exactly_one_piece_of_compute_is_stopped_by_its_id(backend):
+    one, other = spec(), spec()
+    compute_id = backend.start(one).compute_id
+    listed = backend.list_managed()[0].compute_id
+    backend.start(other)
+    backend.stop_compute(other.workspace_id, listed)  # another workspace's
+    backend.stop_compute(one.workspace_id, "i-0123456789abcdef0")
+    assert {listed.workspace_id for listed in backend.list_managed()} == {
+        one.workspace_id,
+        other.workspace_id,
+    }
+    backend.stop_compute(one.workspace_id, compute_id)
+    backend.stop_compute(one.workspace_id, compute_id)
+    assert [listed.workspace_id for listed in backend.list_managed()] == [other.workspace_id]
+
+
 def test_the_unknown_does_not_run(backend):
     assert backend.status(uuid4()) == ComputeState.NOT_RUNNING
 

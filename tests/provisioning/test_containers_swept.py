@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
+from a2a.models import QueueItem
 from access.models import TokenKind, WorkspaceAuthToken
 from access.services import mint_token
 from provisioning import dispatch
@@ -276,3 +277,15 @@ def test_an_image_that_cannot_be_had_restarts_nobody_and_stops_no_other(engine, 
     result = refresh_images(["langgraph", "codex"], recreate=True, force=True)
     assert (result["pulled"], result["failed"], result["recreated"]) == (["codex"], ["langgraph"], [])
     assert status_of(row) == "online"
+
+
+@pytest.mark.parametrize("status", ["queued", "dispatched", "completed"])
+def test_a_message_on_its_way_keeps_an_idle_workspace_awake(engine, doorbell, settings, status):
+    settings.HIBERNATION_IDLE_MINUTES = 5
+    row = idle(engine, doorbell, 6)
+    lease = now() + timedelta(minutes=1) if status == "dispatched" else None
+    QueueItem.objects.create(
+        workspace=row, caller_kind="canvas", body={}, status=status, lease_expires_at=lease
+    )
+    sweeps.tend_idle(now())
+    assert status_of(row) == ("hibernated" if status == "completed" else "online")

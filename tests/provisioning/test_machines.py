@@ -156,6 +156,35 @@ def test_a_newer_run_that_never_started_condemns_nothing(cloud, state):
     assert cloud.running(row.pk) == [1]
 
 
+def test_of_two_machines_of_one_generation_the_one_that_the_row_points_to_stays(cloud):
+    row = WorkspaceFactory(generation=2, instance_id="i-mine")
+    ran(row, 2)
+    cloud.place(compute(row.pk, 2, age=2 * OLD, compute_id="i-other"))
+    cloud.place(compute(row.pk, 2, compute_id="i-mine"))
+    assert [sweeps.sweep_machines(now()), sweeps.sweep_machines(now())] == [1, 0]
+    assert [one.compute_id for one in cloud.list_managed()] == ["i-mine"]
+
+
+@pytest.mark.parametrize(("age", "left"), [(OLD, ["i-1"]), (YOUNG, ["i-1", "i-2"])])
+def test_of_two_machines_that_no_row_names_the_older_stays(cloud, age, left):
+    row = WorkspaceFactory()
+    cloud.place(compute(row.pk, age=2 * OLD, compute_id="i-1"))
+    cloud.place(compute(row.pk, age=age, compute_id="i-2"))
+    sweeps.sweep_machines(now())
+    assert [one.compute_id for one in cloud.list_managed()] == left
+
+
+def test_a_second_machine_that_has_become_the_only_one_stays(cloud):
+    row = WorkspaceFactory(instance_id="i-1")
+    first = compute(row.pk, compute_id="i-1")
+    cloud.place(first)
+    cloud.place(compute(row.pk, compute_id="i-2"))
+    findings = sweeps.compare_compute(now())
+    cloud.stop_compute(row.pk, "i-1")
+    assert sweeps.reap(Job.EC2_ORPHAN_SWEEPER, findings) == 0
+    assert cloud.running(row.pk) == [1]
+
+
 # --- the breaker
 
 

@@ -205,6 +205,13 @@ class DockerBackend(Bare):
             if below_generation is None or current.marks.generation < below_generation:
                 self._end(current.container_id)
 
+    def stop_compute(self, workspace_id: UUID, compute_id: str) -> None:
+        outside_transaction()
+        with explained(NOT_STOPPED):
+            current = self._named(workspace_id)
+            if current and current.marks and current.container_id == compute_id:
+                self._end(compute_id)
+
     def _end(self, container_id: str) -> None:
         """Ask it to end, then make it; success is that it is gone."""
         api, grace_s = self._engine.api, self._choices.stop_grace_s

@@ -54,8 +54,16 @@ GOING = frozenset({"shutting-down", "terminated"})
 Recorded = Callable[[UUID], Sequence[Compute]]
 
 
+# Raises BackendError(IMAGE_UNAVAILABLE) for an image that the registry does not have.
+ImageCheck = Callable[[str], None]
+
+
 def _no_record(_: UUID) -> Sequence[Compute]:
     return ()
+
+
+def _no_check(_: str) -> None:
+    pass
 
 
 class Ec2Backend(Bare):
@@ -64,22 +72,28 @@ class Ec2Backend(Bare):
     label = "cp"
     capabilities = frozenset({"console", "logs", "spot", "boot_bundle"})
 
-    def __init__(self, options: Ec2Options, *, recorded: Recorded = _no_record) -> None:
+    def __init__(
+        self, options: Ec2Options, *, recorded: Recorded = _no_record, check_image: ImageCheck = _no_check
+    ) -> None:
         self._options = options
+        self._check_image = check_image
         self._recorded = recorded
         self._client: EC2Client = connected(options)
 
     @classmethod
-    def from_settings(cls, *, recorded: Recorded) -> Ec2Backend:
-        return cls(options_by_settings(), recorded=recorded)
+    def from_settings(cls, *, recorded: Recorded, check_image: ImageCheck = _no_check) -> Ec2Backend:
+        return cls(options_by_settings(), recorded=recorded, check_image=check_image)
 
     # --- Start
 
     def ensure_image(self, spec: StartSpec) -> ImageInfo:
-        """The machine pulls for itself."""
+        """The machine pulls for itself; here the registry is asked whether there is something to pull."""
         outside_transaction()
         name = f"workspace-template-{spec.runtime}:latest"
         reference = spec.image or "/".join(filter(None, (self._options.image_registry, name)))
+        own = self._options.image_registry
+        if own and reference.startswith(f"{own}/"):  # no other registry is called, nor given our account
+            self._check_image(reference)
         return ImageInfo(reference, reference.partition("@")[2] or None)
 
     def start(self, spec: StartSpec) -> Started:
@@ -252,6 +266,11 @@ class Ec2Backend(Bare):
                 ids.append(known.compute_id)
         for instance_id in ids:
             self._terminate(workspace_id, instance_id)
+
+    def stop_compute(self, workspace_id: UUID, compute_id: str) -> None:
+        outside_transaction()
+        if any(one.instance_id == compute_id for one in self._found(workspace_id, LIVE)):
+            self._terminate(workspace_id, compute_id)
 
     def _terminate(self, workspace_id: UUID, instance_id: str) -> None:
         """Return once EC2 has acknowledged it. An instance that is no more is a success."""

@@ -10,7 +10,6 @@ from django.db.models import Exists, OuterRef, Q
 from config.jobs import Job
 from provisioning import dispatch
 from provisioning.backends.base import Compute, ComputeState
-from provisioning.duties import rents_machines
 from provisioning.models import ProvisionRun, RunState
 from provisioning.services.boot_failures import report_boot_failure
 from provisioning.services.last_words import last_words
@@ -32,7 +31,7 @@ def check_health(now: datetime) -> int:
     Returns rows changed.
     """
     changed = lose_external(now)
-    if not dispatch.has_provisioner() or rents_machines():
+    if not dispatch.has_provisioner() or dispatch.rents_machines():
         return changed
     rows = list(_expected())
     if not rows:

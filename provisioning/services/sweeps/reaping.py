@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -14,12 +14,13 @@ from django.utils import timezone
 from config.evt import evt
 from config.jobs import Job
 from provisioning import dispatch
+from provisioning.backends.base import Compute
 from provisioning.duties import keeps_containers
 from provisioning.leases import lifecycle_turn
 from provisioning.models import ComputeScan
 from provisioning.selectors import standings
 from provisioning.services.sweeps.rows import BATCH, acted, each
-from provisioning.verdicts import Finding, Verdict, duplicates, is_refused, judged
+from provisioning.verdicts import Finding, Standing, Verdict, duplicates, is_refused, judged
 from workspaces.models import Status, Workspace
 
 log = structlog.get_logger(__name__)
@@ -74,12 +75,11 @@ def _reap(sweep: Job, finding: Finding) -> bool:
         if not mine:
             return False
         rows = standings([workspace_id])
-        (verdict,) = [one.verdict for one in judged([finding.compute], rows, timezone.now()) if one.compute]
         known = rows.get(workspace_id)
-        if verdict != finding.verdict:
+        if _verdict_now(finding, finding.compute, rows) != finding.verdict:
             return False
-        if verdict == Verdict.DUPLICATE and known:
-            dispatch.stop(workspace_id, below_generation=known.started)
+        if finding.verdict == Verdict.DUPLICATE:
+            dispatch.stop_compute(workspace_id, finding.compute.compute_id)
         elif known:
             return owe_teardown(workspace_id) and acted(**_facts(sweep, finding), action="teardown")
         else:
@@ -87,6 +87,18 @@ def _reap(sweep: Job, finding: Finding) -> bool:
             if keeps_containers():
                 dispatch.remove_storage(workspace_id)
     return acted(**_facts(sweep, finding), action="stopped")
+
+
+def _verdict_now(finding: Finding, compute: Compute, rows: Mapping[UUID, Standing]) -> Verdict | None:
+    """What it is by the rows as they are now. None: it is gone.
+
+    A duplicate is judged beside what runs now: the other one of two may have ended.
+    """
+    listed = dispatch.list_managed() if finding.verdict == Verdict.DUPLICATE else [compute]
+    computes = [one for one in listed if one.workspace_id == compute.workspace_id]
+    found = judged(computes, rows, timezone.now())
+    verdicts = {one.compute.compute_id: one.verdict for one in found if one.compute}
+    return verdicts.get(compute.compute_id)
 
 
 def owe_teardown(workspace_id: UUID) -> bool:
