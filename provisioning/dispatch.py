@@ -16,7 +16,6 @@ from django.conf import settings
 from django.db import transaction
 
 from config.evt import evt
-from provisioning.backends import docker
 from provisioning.backends.base import (
     Backend,
     BackendError,
@@ -31,7 +30,6 @@ from provisioning.backends.base import (
     StartSpec,
     Storage,
 )
-from provisioning.backends.ec2 import Ec2Backend, missing_settings
 from provisioning.backends.process import ProcessBackend
 from provisioning.ledger import queue_run, recorded_compute
 from provisioning.models import RunKind
@@ -82,6 +80,8 @@ def rents_machines() -> bool:
 
 def missing_machine_settings() -> list[str]:
     """The names of the settings without which no machine can be made."""
+    from provisioning.backends.ec2 import missing_settings
+
     return missing_settings()
 
 
@@ -243,18 +243,25 @@ def _by_settings() -> Backend | None:
 def _for_this_machine() -> str:
     """What `auto` means here: instances for a tenant, else containers where an engine answers."""
     if settings.MOLECULE_ORG_ID:
-        if missing := missing_settings():
+        if missing := missing_machine_settings():
             log.error("provisioner.none", reason=f"MOLECULE_ORG_ID is set, but not {', '.join(missing)}")
             return "none"
         return "ec2"
+    from provisioning.backends import docker
+
     return "docker" if docker.answers() else "none"
 
 
 def _made(chosen: str) -> Backend | None:
+    """A provider's library is loaded where it is used: each costs a process 20 to 40 MB and half a second."""
     match chosen:
         case "ec2":
+            from provisioning.backends.ec2 import Ec2Backend
+
             return Ec2Backend.from_settings(recorded=recorded_compute, check_image=check_image)
         case "docker":
+            from provisioning.backends import docker
+
             return docker.from_settings()
         case "process":
             root = Path(settings.DATA_DIR) / "workspaces"
