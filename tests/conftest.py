@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.utils import timezone
 
 from access import anchoring, credentials, sessions, windows
-from activity import tally
+from activity import health, tally
 from activity.events import Frame
 from tests import payloads
 
@@ -46,6 +47,12 @@ def _nothing_remembered() -> None:
     sessions.forget_everything()
     credentials.forget_junk()
     anchoring.forget_everything()
+
+
+@pytest.fixture(autouse=True)
+def _just_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readiness gives sweeps time from the start of the process: each test is one, however late it runs."""
+    monkeypatch.setattr(health, "SERVING_SINCE", timezone.now())
 
 
 @pytest.fixture(autouse=True)

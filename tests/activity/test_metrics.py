@@ -94,7 +94,7 @@ def test_the_text_is_in_the_exposition_format(valkey: Any) -> None:
     count("molecule_restart_dropped_total", reason='odd "reason"\n\\')
     answer = admin().get("/metrics")
     assert answer["Content-Type"].startswith("text/plain; version=0.0.4")
-    form = re.compile(r'^[a-z_]+(\{[a-z_]+="(\\.|[^"\\\n])*"(,[a-z_]+="(\\.|[^"\\\n])*")*\})? \S+$')
+    form = re.compile(r'^[a-z_0-9]+(\{[a-z_]+="(\\.|[^"\\\n])*"(,[a-z_]+="(\\.|[^"\\\n])*")*\})? \S+$')
     for line in answer.content.decode().splitlines():
         assert line.startswith("# ") or form.match(line), line
 

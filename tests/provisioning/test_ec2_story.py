@@ -294,7 +294,7 @@ def test_a_machine_that_was_ended_outside_is_noticed(served, cloud, doorbell):
     (instance,) = instances_of(cloud, row)
     cloud.ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
     assert dispatch.status(row.pk) == ComputeState.NOT_RUNNING
-    sweeps.check_health(timezone.now())
+    sweeps.reconcile(timezone.now())
     assert status_of(row) in {Status.OFFLINE, Status.PROVISIONING}
     doorbell.work()
     (again,) = instances_of(cloud, row)

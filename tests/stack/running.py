@@ -128,10 +128,13 @@ class Running:
 
     def part(self, name: str) -> psutil.Process:
         """The process of the service `name`, found by what it was started with."""
-        children = psutil.Process(self.process.pid).children()
-        found = [child for child in children if re.search(PARTS[name], " ".join(_command(child)))]
-        assert len(found) == 1, f"{name}: {found}"
-        return found[0]
+
+        def found() -> list[psutil.Process]:
+            children = psutil.Process(self.process.pid).children()
+            return [child for child in children if re.search(PARTS[name], " ".join(_command(child)))]
+
+        eventually(lambda: len(found()) == 1, DEADLINE_S)  # it may just be started again
+        return found()[0]
 
     def is_healthy(self) -> bool:
         return ask(f"{self.url}/health").status == 200
