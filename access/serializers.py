@@ -11,29 +11,9 @@ from django.utils import timezone
 from rest_framework import serializers
 
 from access.models import GlobalSecret, OrgApiToken, WorkspaceAuthToken, WorkspaceSecret
+from access.secret_names import KEY, MAX_VALUE_BYTES, RESERVED_KEYS
 
 MAX_NAME_CHARS = 100
-MAX_VALUE_BYTES = 64 * 1024
-_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-# What the server itself gives an agent, or what would change how its programs are found and started.
-RESERVED_KEYS = frozenset(
-    {
-        "WORKSPACE_ID",
-        "PLATFORM_URL",
-        "ADMIN_TOKEN",
-        "SECRETS_ENCRYPTION_KEY",
-        "SECRETS_ENCRYPTION_KEYS",
-        "DATABASE_URL",
-        "REDIS_URL",
-        "MOLECULE_ORG_ID",
-        "PATH",
-        "HOME",
-        "PYTHONPATH",
-        "LD_PRELOAD",
-        "LD_LIBRARY_PATH",
-        "AUDIT_LEDGER_SALT",
-    }
-)
 
 
 class SecretInput(serializers.Serializer[None]):
@@ -55,7 +35,7 @@ def secret_problem(key: str, value: str) -> str | None:
 
     Source: docs/reference/access.md, Secrets.
     """
-    if not _KEY.fullmatch(key):
+    if not KEY.fullmatch(key):
         return "invalid key"
     if key in RESERVED_KEYS:
         return "reserved key"

@@ -147,6 +147,14 @@ def record(event: EventType, workspace_id: UUID | None, payload: Mapping[str, An
     return row
 
 
+def record_all(events: Sequence[tuple[EventType, UUID, Mapping[str, Any]]]) -> None:
+    """`record` for many events in this order, in one statement and one trip."""
+    rows = [unstored(event, workspace_id, payload) for event, workspace_id, payload in events]
+    StructureEvent.objects.bulk_create(rows)
+    if rows:
+        publish_recorded(*rows)
+
+
 def log_event(event: EventType, payload: Mapping[str, Any]) -> StructureEvent:
     """Insert an event of the deployment, which is about no workspace and is shown to nobody live."""
     row = unstored(event, None, payload)
@@ -167,9 +175,12 @@ def unstored(event: EventType, workspace_id: UUID | None, payload: Mapping[str, 
     )
 
 
-def publish_recorded(row: StructureEvent) -> None:
-    """Publish an event whose row the running transaction has inserted."""
-    publish_on_commit(Frame(EventType(row.event_type), row.workspace_id, row.created_at, row.payload))
+def publish_recorded(*rows: StructureEvent) -> None:
+    """Publish events whose rows the running transaction has inserted, in one trip."""
+    frames = []
+    for row in rows:
+        frames.append(Frame(EventType(row.event_type), row.workspace_id, row.created_at, row.payload))
+    publish_on_commit(*frames)
 
 
 def broadcast(

@@ -70,6 +70,18 @@ COUNTERS = [
         "molecule_provision_runs_total", "counter", "Finished start attempts by backend, kind and result."
     ),
     Family("molecule_template_load_errors_total", "counter", "Templates that could not be read, by kind."),
+    Family(
+        "molecule_org_import_total",
+        "counter",
+        "Org imports by result.",
+        ('result="completed"', 'result="failed"', 'result="partial"'),
+    ),
+    Family(
+        "molecule_org_import_nodes_total",
+        "counter",
+        "Workspaces of org imports by what became of them.",
+        ('outcome="created"', 'outcome="failed"', 'outcome="skipped"'),
+    ),
     Family("molecule_restart_dropped_total", "counter", "Automatic restarts not made, by reason."),
     Family("molecule_restart_coalesced_total", "counter", "Restart requests served by a later cycle.", ("",)),
     Family("molecule_a2a_requests_total", "counter", "Messages to agents by what became of them."),

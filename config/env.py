@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,6 +55,10 @@ class Environment:
         self._declare(Variable(name, "comma list", ",".join(default), help, secret))
         given = cast(str, self._env.str(name, default=""))
         return [word.strip() for word in given.split(",") if word.strip()] or list(default)
+
+    def values(self, names: Sequence[str]) -> dict[str, str]:
+        """The variables of the process that are set among `names`, which an operator has allowed."""
+        return {name: os.environ[name] for name in names if os.environ.get(name)}
 
     def flag(self, name: str, *, help: str) -> bool:
         """True for exactly `1`."""

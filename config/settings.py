@@ -513,6 +513,7 @@ INSTALLED_APPS = [
     "approvals.apps.ApprovalsConfig",
     "provisioning.apps.ProvisioningConfig",
     "templates.apps.TemplatesConfig",
+    "orgimport.apps.OrgImportConfig",
     "uploads.apps.UploadsConfig",
     "a2a.apps.A2AConfig",
     "delegations.apps.DelegationsConfig",

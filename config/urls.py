@@ -10,6 +10,7 @@ urlpatterns = [
     path("", include("activity.urls")),
     path("", include("approvals.urls")),
     path("", include("provisioning.urls")),
+    path("", include("orgimport.urls")),
     path("", include("templates.urls")),
     path("", include("uploads.urls")),
     path("", include("a2a.urls")),

@@ -32,11 +32,3 @@ class CatalogueViewSet(ViewSet):
         files = services.checked_files(given["files"])
         new_id = services.import_template(name=name, files=files, actor=principal_of(request).actor)
         return Response({"status": "imported", "id": new_id, "name": name}, status=201)
-
-
-class OrgCatalogueViewSet(ViewSet):
-    """`/org/templates`."""
-
-    def list(self, request: Request) -> Response:
-        """What can be imported as a tree: nothing yet."""
-        return Response([])

@@ -6,6 +6,7 @@ from access.services.secrets import (
     SecretUnreadable,
     delete_global_secret,
     delete_secret,
+    global_secret_keys,
     read_secret,
     reencrypt_secrets,
     remove_workspace_secret,
@@ -16,6 +17,7 @@ from access.services.secrets import (
     secrets_by_workspace,
     set_workspace_secret,
     store_secrets,
+    store_secrets_of,
 )
 from access.services.tokens import (
     ever_had_a_token,
@@ -37,6 +39,7 @@ __all__ = [
     "delete_global_secret",
     "delete_secret",
     "ever_had_a_token",
+    "global_secret_keys",
     "has_live_instance_token",
     "holders_of_unused_tokens",
     "mint_api_token",
@@ -56,5 +59,6 @@ __all__ = [
     "secrets_by_workspace",
     "set_workspace_secret",
     "store_secrets",
+    "store_secrets_of",
     "token_hash",
 ]

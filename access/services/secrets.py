@@ -53,27 +53,38 @@ class Change:
 # ---------------------------------------------------------------------------------------------------
 
 
-@transaction.atomic
 def store_secrets(*, workspace_id: UUID, values: Mapping[str, str]) -> None:
     """Upsert secrets of one workspace, all or none."""
+    store_secrets_of({workspace_id: values})
+
+
+@transaction.atomic
+def store_secrets_of(workspaces: Mapping[UUID, Mapping[str, str]]) -> None:
+    """Upsert secrets of many workspaces, all or none, in one statement."""
     rows = []
-    for key, value in values.items():
-        sealed, version = seal(value, about_workspace(workspace_id, key))
-        rows.append(
-            WorkspaceSecret(
-                workspace_id=workspace_id,
-                key=key,
-                encrypted_value=sealed,
-                encryption_version=version,
-                updated_at=timezone.now(),
+    for workspace_id, values in workspaces.items():
+        for key, value in values.items():
+            sealed, version = seal(value, about_workspace(workspace_id, key))
+            rows.append(
+                WorkspaceSecret(
+                    workspace_id=workspace_id,
+                    key=key,
+                    encrypted_value=sealed,
+                    encryption_version=version,
+                    updated_at=timezone.now(),
+                )
             )
-        )
     WorkspaceSecret.objects.bulk_create(
         rows,
         update_conflicts=True,
         unique_fields=["workspace", "key"],
         update_fields=["encrypted_value", "encryption_version", "updated_at"],
     )
+
+
+def global_secret_keys() -> set[str]:
+    """The names of the global secrets that hold something."""
+    return set(GlobalSecret.objects.exclude(encrypted_value=b"").values_list("key", flat=True))
 
 
 @transaction.atomic

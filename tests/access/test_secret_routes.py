@@ -10,7 +10,7 @@ import pytest
 
 from access import hooks
 from access.models import GlobalSecret, TokenKind, WorkspaceSecret
-from access.serializers import RESERVED_KEYS
+from access.secret_names import RESERVED_KEYS
 from access.services import Caller, mint_org_token, mint_token, remove_workspace_secret, set_workspace_secret
 from config import jobs
 from provisioning import dispatch

@@ -18,6 +18,7 @@ ROOMS = [
     "provisioning",
     "a2a",
     "delegations",
+    "orgimport",
     "console",
     "stack",
 ]

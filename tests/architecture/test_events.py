@@ -21,9 +21,6 @@ AWAITED = {
     EventType.CRON_EXECUTED: "the schedules",
     EventType.CRON_SKIPPED: "the schedules",
     EventType.CRON_QUEUED: "the schedules",
-    EventType.ORG_IMPORT_STARTED: "the room of the org import",
-    EventType.ORG_IMPORT_COMPLETED: "the room of the org import",
-    EventType.ORG_IMPORT_FAILED: "the room of the org import",
 }
 
 

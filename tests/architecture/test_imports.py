@@ -12,7 +12,7 @@ from django.conf import settings
 
 ROOT = Path(settings.BASE_DIR)
 ROOMS = ["config", "activity", "access", "workspaces", "approvals", "provisioning", "a2a", "console"]
-ROOMS += ["delegations", "templates", "uploads", "agent", "stack", "bench"]
+ROOMS += ["delegations", "orgimport", "templates", "uploads", "agent", "stack", "bench"]
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,10 @@ ALLOWED = {
         "one row; reacts to the name constraint only, in a savepoint per try; "
         "tests/workspaces/test_create.py::test_ten_creations_at_once_give_ten_names"
     ),
+    "workspaces/services/creation.py:get_or_create_workspaces": (
+        "conflict on the live (parent, name) and a second look; "
+        "tests/orgimport/test_races.py::test_five_imports_at_once_make_one_tree"
+    ),
     "workspaces/services/registration.py:_create": "one row under its caller's id; a racing twin is as good",
 }
 

@@ -20,6 +20,7 @@ PRODUCT = [
     "provisioning",
     "a2a",
     "delegations",
+    "orgimport",
     "console",
 ]
 # Readers of the environment besides config/: each with its reason.

@@ -20,6 +20,7 @@ ROOMS = [
     "provisioning",
     "a2a",
     "delegations",
+    "orgimport",
     "console",
 ]
 # What parses, answers or reads. Everything else of a room is its verbs.

@@ -4,11 +4,14 @@ from workspaces.services.agents import assign_agent, move_agent, remove_agent, r
 from workspaces.services.budgets import set_budget
 from workspaces.services.cards import update_card
 from workspaces.services.configs import merge_config
+from workspaces.services.creation import check_depth_below, get_or_create_workspaces, share_live_parents
 from workspaces.services.crud import (
     Created,
     NewWorkspace,
     check_present,
     create_workspace,
+    model_secrets,
+    new_row,
     remember_config,
     update_workspace,
 )
@@ -36,6 +39,7 @@ __all__ = [
     "Registration",
     "Removal",
     "assign_agent",
+    "check_depth_below",
     "check_present",
     "choose",
     "chosen",
@@ -43,11 +47,14 @@ __all__ = [
     "credential_on_its_way",
     "discover",
     "external_workspace",
+    "get_or_create_workspaces",
     "heartbeat",
     "inbound_secret",
     "known_inbound_secret",
     "merge_config",
+    "model_secrets",
     "move_agent",
+    "new_row",
     "note_outbound",
     "owing_stop",
     "purge_workspaces",
@@ -62,6 +69,7 @@ __all__ = [
     "rotate_inbound_secret",
     "save_viewport",
     "set_budget",
+    "share_live_parents",
     "stops_failed",
     "update_card",
     "update_workspace",

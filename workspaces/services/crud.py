@@ -94,7 +94,7 @@ def create_workspace(wanted: NewWorkspace) -> Created:
             if not lock_live_ones(wanted.parent_id):
                 raise _no_parent()  # removed since the check; from here on a delete waits for this child
             _check_depth(len(chains([wanted.parent_id])[wanted.parent_id]) + 1)
-        row = _insert_with_free_name(_row(wanted))
+        row = _insert_with_free_name(new_row(wanted))
         count_moves([NOTHING], row.status, "create")
         if (wanted.x, wanted.y) != (0.0, 0.0):
             CanvasLayout.objects.create(workspace=row, x=wanted.x, y=wanted.y)
@@ -141,7 +141,8 @@ def _first_token(row: Workspace) -> str:
         return ""
 
 
-def _row(wanted: NewWorkspace) -> Workspace:
+def new_row(wanted: NewWorkspace) -> Workspace:
+    """The row to insert, its final status already set."""
     status = Status.PROVISIONING
     if wanted.is_external:
         status = Status.ONLINE if wanted.url else Status.AWAITING_AGENT
@@ -319,8 +320,11 @@ def _check_new_parent(workspace_id: UUID, parent_id: UUID | None) -> None:
 
 def _check_depth(levels: int) -> None:
     if levels > MAX_DEPTH:
-        text = f"the tree would be deeper than {MAX_DEPTH} levels"
-        raise Conflict(text, code="WORKSPACE_TREE_TOO_DEEP")
+        raise tree_too_deep()
+
+
+def tree_too_deep() -> Conflict:
+    return Conflict(f"the tree would be deeper than {MAX_DEPTH} levels", code="WORKSPACE_TREE_TOO_DEEP")
 
 
 def _check_runtime(row: Workspace, columns: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from django.db.models.functions import Now
 
 from config.states import update_returning
 from provisioning import dispatch, ledger
-from provisioning.models import ProvisionRun, RunKind, WorkspaceLifecycle
+from provisioning.models import IMPORT, ProvisionRun, RunKind, WorkspaceLifecycle
 from provisioning.services.sweeps.rows import BATCH, each
 from workspaces.models import Status, Workspace
 
@@ -34,8 +34,17 @@ def requeue(now: datetime) -> int:
     )
     return rung + each(
         orphans.order_by("pk")[:BATCH],
-        lambda row: dispatch.provision_async(row, kind=RunKind.AUTO_RESTART, trigger="requeue"),
+        _start,
     )
+
+
+def _start(row: Workspace) -> bool:
+    """The first start of an imported row stays one of its import's: a tree whose process died does not start
+    all at once.
+    """
+    if row.import_key is not None and row.generation == 1:
+        return dispatch.provision_async(row, trigger=IMPORT)
+    return dispatch.provision_async(row, kind=RunKind.AUTO_RESTART, trigger="requeue")
 
 
 def _ring_due() -> int:

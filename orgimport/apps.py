@@ -1,0 +1,5 @@
+from django.apps import AppConfig
+
+
+class OrgImportConfig(AppConfig):
+    name = "orgimport"

@@ -1,0 +1,116 @@
+"""What a created workspace finds in its config folder: its files_dir, its plugins, its prompt, its config.
+
+Its workspace template lies below these and is read at each start. Source: docs/reference/orgimport.md, Files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orgimport.template import Node, OrgTemplate, Problem
+from templates.configs import CONFIG_FILE, PROMPT_FILE, dumped, workspace_config
+from templates.copying import CannotCopy, folder_files
+from templates.folders import UnsafePath, plugins_root, resolve_inside_root
+from templates.listing import template_config, template_folder
+from templates.loader import TemplateError
+
+MAX_BYTES = 64 * 1024 * 1024  # of all files that one import stores
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The files of one workspace by path, and what became of its plugins."""
+
+    files: Mapping[str, bytes] = field(repr=False)
+    plugins: tuple[str, ...] = ()
+    missing_plugins: tuple[str, ...] = ()
+
+
+class Shelf:
+    """Reads each folder once, however many nodes share it."""
+
+    def __init__(self, root: Path | None) -> None:
+        self._root = root
+        self._folders: dict[Path, dict[str, bytes]] = {}
+        self.problems: list[Problem] = []
+        self._left = MAX_BYTES
+
+    def contents(self, node: Node) -> Contents:
+        files: dict[str, bytes] = {}
+        if node.files_dir and self._root:
+            files |= self._folder(resolve_inside_root(self._root, node.files_dir), node, "files_dir")
+            files.pop(CONFIG_FILE, None)  # the server writes that one
+        known, missing = [], []
+        for name in node.plugins:
+            folder = _plugin(name)
+            if folder is None:
+                missing.append(name)
+                continue
+            known.append(name)
+            found = self._folder(folder, node, "plugins")
+            files |= {f"plugins/{name}/{path}": content for path, content in found.items()}
+        if node.system_prompt:
+            files[PROMPT_FILE] = node.system_prompt.encode()
+        if extra := _extra(node):
+            files[CONFIG_FILE] = self._config(node, extra)
+        self._left -= sum(len(content) for content in files.values())
+        if self._left < 0:
+            self.problems.append(
+                Problem(node.path, "files_dir", f"all files together are more than {MAX_BYTES} bytes")
+            )
+        return Contents(files, tuple(known), tuple(missing))
+
+    def _folder(self, folder: Path, node: Node, key: str) -> dict[str, bytes]:
+        if folder not in self._folders:
+            try:
+                self._folders[folder] = folder_files(folder)
+            except CannotCopy as error:
+                self.problems.append(Problem(node.path, key, str(error)))
+                self._folders[folder] = {}
+        return self._folders[folder]
+
+    def _config(self, node: Node, extra: Mapping[str, Any]) -> bytes:
+        base: Mapping[str, Any] = {}
+        try:
+            folder = template_folder(node.template) if node.template else None
+            base = template_config(folder) if folder else {}
+        except (TemplateError, UnsafePath) as error:
+            self.problems.append(Problem(node.path, "template", str(error)))
+        config = workspace_config(
+            base,
+            name=node.name,
+            role=node.role,
+            tier=node.tier,
+            runtime=node.runtime,
+            model=node.model,
+            extra=extra,
+        )
+        return dumped(config).encode()
+
+
+def contents_of(template: OrgTemplate, root: Path | None) -> tuple[dict[str, Contents], list[Problem]]:
+    """The files of every workspace that is to be, by path, and what keeps them from being copied whole."""
+    shelf = Shelf(root)
+    found = {node.path: shelf.contents(node) for node in template.spawned()}
+    return found, shelf.problems
+
+
+def _extra(node: Node) -> dict[str, Any]:
+    """What only the org template says of a config."""
+    idle = {"idle_interval_seconds": node.idle_interval_s, "idle_prompt": node.idle_prompt}
+    return {
+        **({"category_routing": dict(node.category_routing)} if node.category_routing else {}),
+        **({"initial_prompt": node.initial_prompt} if node.initial_prompt else {}),
+        **(idle if node.idle_prompt else {}),
+    }
+
+
+def _plugin(name: str) -> Path | None:
+    try:
+        folder = resolve_inside_root(plugins_root(), name)
+    except UnsafePath:
+        return None
+    return folder if folder.is_dir() else None

@@ -1,0 +1,225 @@
+"""An org template becomes a tree, once: what is there already is skipped, what is missing is created.
+
+Source: docs/reference/orgimport.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, transaction
+
+from activity.events import EventType, log_event
+from activity.tally import tally
+from config.errors import DomainError, NotFound, failing_as
+from orgimport.files import Contents, contents_of
+from orgimport.planner import Place, plan
+from orgimport.reading import InvalidTemplate
+from orgimport.requirements import check_environment
+from orgimport.services.walk import Stopped, Stored, Walk
+from orgimport.template import Node, OrgTemplate
+from workspaces.models import Workspace
+from workspaces.services import check_depth_below
+
+log = structlog.get_logger(__name__)
+
+IMPORTS = "molecule_org_import_total"
+NODES = "molecule_org_import_nodes_total"
+NO_SCHEDULES = "schedules are not available in this deployment"
+
+
+class Mode(StrEnum):
+    """`merge` adds what is missing; `reconcile` also removes what the template no longer names."""
+
+    MERGE = "merge"
+
+
+@dataclass(frozen=True)
+class Import:
+    """One request: a template that was read and judged, and where its tree is to hang."""
+
+    template: OrgTemplate
+    root: Path | None  # the template's folder
+    dir: str
+    actor: str
+    mode: Mode = Mode.MERGE
+    parent_id: UUID | None = None
+
+
+@dataclass
+class Outcome:
+    """What became of each node that was reached, in pre-order, and why the walk ended early."""
+
+    asked: Import
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""
+    planned: int = 0
+
+    @property
+    def created(self) -> int:
+        return len(self.entries) - self.skipped
+
+    @property
+    def skipped(self) -> int:
+        return sum(1 for entry in self.entries if entry.get("skipped"))
+
+    def shown(self) -> dict[str, Any]:
+        """The body of the answer."""
+        return {
+            "org": self.asked.template.name,
+            "count": len(self.entries),
+            "workspaces": self.entries,
+            **({"error": self.error} if self.error else {}),
+            "created": self.created,
+            "skipped": self.skipped,
+            "mode": self.asked.mode,
+            "warnings": list(self.asked.template.warnings),
+        }
+
+
+def import_org(asked: Import) -> Outcome:
+    """Create what is missing of the tree. Repeating it changes nothing; an interrupted one is completed.
+
+    Raises InvalidTemplate, PreconditionFailed for missing variables, NotFound for a parent that is gone,
+    Conflict for a tree that would be too deep; then nothing was written.
+    """
+    began = time.monotonic()
+    levels = plan(asked.template)
+    contents, problems = contents_of(asked.template, asked.root)
+    if problems:
+        raise InvalidTemplate(problems)
+    _check_anchor(asked, len(levels))
+    _audit(EventType.ORG_IMPORT_STARTED, asked)
+    try:
+        check_environment(asked.template)
+        outcome = _walked(asked, levels, contents)
+    except Exception as error:
+        text = error.text if isinstance(error, DomainError) else "internal error"
+        _audit(EventType.ORG_IMPORT_FAILED, asked, error=text)
+        tally.add(IMPORTS, result="failed")
+        raise
+    _finish(outcome, time.monotonic() - began)
+    return outcome
+
+
+def planned(asked: Import) -> list[dict[str, Any]]:
+    """What an import would do now, in pre-order; nothing is written. Raises NotFound."""
+    _check_anchor(asked, len(plan(asked.template)))
+    known: dict[tuple[UUID | None, str], UUID] = {
+        (parent, name): row
+        for row, parent, name in Workspace.objects.live().values_list("pk", "parent_id", "name")
+    }
+    return list(_foreseen(asked.template.roots, asked.parent_id, known, parent_is_there=True))
+
+
+def _foreseen(
+    nodes: Iterable[Node],
+    parent: UUID | None,
+    known: Mapping[tuple[UUID | None, str], UUID],
+    *,
+    parent_is_there: bool,
+) -> Iterable[dict[str, Any]]:
+    for node in nodes:
+        if not node.is_spawned:
+            continue
+        found = known.get((parent, node.name)) if parent_is_there else None
+        if found:
+            yield {"path": node.path, "action": "skip", "id": found}
+        else:
+            yield {"path": node.path, "action": "create"}
+        yield from _foreseen(node.children, found, known, parent_is_there=found is not None)
+
+
+def _check_anchor(asked: Import, levels: int) -> None:
+    if asked.parent_id is None:
+        return
+    with failing_as("failed to check the parent workspace"):
+        if not Workspace.objects.live().filter(pk=asked.parent_id).exists():
+            raise NotFound("parent workspace not found")
+        check_depth_below(asked.parent_id, levels)
+
+
+def _walked(asked: Import, levels: list[list[Place]], contents: Mapping[str, Contents]) -> Outcome:
+    log.info("import.started", template=asked.template.key, slots=settings.MOLECULE_PROVISION_CONCURRENCY)
+    walk = Walk(asked.template, contents, asked.parent_id, asked.actor)
+    outcome = Outcome(asked, planned=sum(len(level) for level in levels))
+    try:
+        walk.run(levels)
+    except Stopped as stopped:
+        outcome.error = str(stopped)
+    outcome.entries = [
+        _entry(stored, contents[stored.place.node.path]) for _, stored in sorted(walk.stored.items())
+    ]
+    return outcome
+
+
+def _entry(stored: Stored, contents: Contents) -> dict[str, Any]:
+    row, node = stored.row, stored.place.node
+    entry: dict[str, Any] = {"id": row.pk, "name": row.name, "tier": row.tier}
+    if not stored.is_new:
+        entry["skipped"] = True
+    entry |= {"parent_id": row.parent_id, "path": node.path, "status": row.status}
+    if not stored.is_new:
+        return entry
+    lists = {
+        "channels_skipped": [_channel(node, channel) for channel in node.channels],
+        "schedules_skipped": [
+            {
+                "workspace": node.name,
+                "name": str(one.get("name") or f"schedule-{number}"),
+                "reason": NO_SCHEDULES,
+            }
+            for number, one in enumerate(node.schedules, start=1)
+        ],
+        "plugins": list(contents.plugins),
+        "plugins_skipped": [
+            {"workspace": node.name, "name": name, "reason": "not found"} for name in contents.missing_plugins
+        ],
+    }
+    return {**entry, **{key: value for key, value in lists.items() if value}}
+
+
+def _channel(node: Node, channel: Mapping[str, Any]) -> dict[str, str]:
+    kind = channel.get("type")
+    is_named = isinstance(kind, str) and bool(kind.strip())
+    return {
+        "workspace": node.name,
+        "type": str(kind) if is_named else "",
+        "reason": "unknown adapter" if is_named else "empty type",
+    }
+
+
+def _finish(outcome: Outcome, seconds: float) -> None:
+    _audit(
+        EventType.ORG_IMPORT_COMPLETED,
+        outcome.asked,
+        created_count=outcome.created,
+        skipped_count=outcome.skipped,
+        reconcile_removed_count=0,
+        reconcile_errors=[],
+        duration_ms=int(seconds * 1000),
+        create_error=outcome.error,
+    )
+    tally.add(IMPORTS, result="partial" if outcome.error else "completed")
+    failed = outcome.planned - len(outcome.entries)
+    for name, number in [("created", outcome.created), ("skipped", outcome.skipped), ("failed", failed)]:
+        if number:
+            tally.add(NODES, number, outcome=name)
+
+
+def _audit(event: EventType, asked: Import, **fields: Any) -> None:
+    """What is told of the import itself; a database that does not take it stops nothing."""
+    about = {"name": asked.template.name, "dir": asked.dir, "mode": asked.mode, "actor": asked.actor}
+    try:
+        with transaction.atomic():
+            log_event(event, {**about, **fields})
+    except (DatabaseError, InterfaceError):
+        log.exception("import.audit_failed", audit=event)
