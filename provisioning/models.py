@@ -134,6 +134,10 @@ class ProvisionRun(models.Model):
         ]
         indexes = [
             models.Index("workspace_id", F("generation").desc(), name="provision_runs_workspace"),
+            # Serves the health check's question: whose compute runs before its agent has called.
+            models.Index(
+                "workspace_id", "generation", name="provision_runs_booting", condition=Q(state="started")
+            ),
             models.Index("due_at", name="provision_runs_open", condition=Q(state__in=sorted(OPEN))),
             models.Index("compute_id", name="provision_runs_compute", condition=Q(compute_id__isnull=False)),
         ]

@@ -37,7 +37,7 @@ NO_SCHEDULES = "schedules are not available in this deployment"
 
 
 class Mode(StrEnum):
-    """`merge` adds what is missing; `reconcile` also removes what the template no longer names."""
+    """`merge` adds what is missing and touches nothing else."""
 
     MERGE = "merge"
 

@@ -233,6 +233,9 @@ CASES = [
          {"action": "fail", "reason": "truth"}, a_delegation),
     Case("POST /templates/import", lambda o, v: v["mark"] in {one["name"] for one in o.get("/templates")},
          {"name": "<mark>", "files": {"config.yaml": "name: <mark>"}}, lambda o, v: {"mark": uuid4().hex}),
+    Case("POST /org/import", lambda o, v: v["mark"] in {row["name"] for row in o.get("/workspaces")},
+         {"template": {"name": "truth", "workspaces": [{"name": "<mark>", "runtime": "external", "external": True}]}},
+         lambda o, v: {"mark": uuid4().hex}),
     Case("PUT /canvas/viewport", lambda o, v: o.get("/canvas/viewport")["zoom"] == 2, {"x": 3, "y": 4, "zoom": 2}),
 ]  # fmt: skip
 
