@@ -65,7 +65,7 @@ def test_files_are_here_before_their_message_is_answered(
     assert modes == {0o600}
     assert f'inbox: file "alpha 1.txt" is at {here[0]}' in agent.output()
     order = [seen.path.rpartition("/")[2] for seen in platform.seen]
-    assert order.index("notify") > max(index for index, name in enumerate(order) if name == "ack")
+    assert order.index("notify") > max(index for index, name in enumerate(order) if name == "content")
 
 
 def test_an_agent_killed_between_fetch_and_acknowledgement_keeps_one_copy(
