@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +54,6 @@ def wrong_events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     with payloads.checked(monkeypatch) as wrong:
         yield wrong
     assert not wrong
-
-
-@pytest.fixture(autouse=True)
-def _just_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readiness gives sweeps time from the start of the process: each test is one, however late it runs."""
-    if (health := sys.modules.get("activity.health")) is not None:
-        monkeypatch.setattr(health, "SERVING_SINCE", datetime.now(UTC))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Any
 
@@ -25,6 +26,13 @@ from tests.outages import valkey_away
 from tests.workspaces.factories import WorkspaceFactory
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
+
+
+@pytest.fixture(autouse=True)
+def _just_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readiness counts from the start of the process, and a test may run late in it."""
+    monkeypatch.setattr("activity.health.SERVING_SINCE", datetime.now(UTC))
+
 
 NAMES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,6 +13,13 @@ from tests.conftest import ADMIN_TOKEN
 from tests.workspaces.factories import WorkspaceFactory
 
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _just_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readiness counts from the start of the process, and a test may run late in it."""
+    monkeypatch.setattr("activity.health.SERVING_SINCE", datetime.now(UTC))
+
 
 BEARER = {"HTTP_AUTHORIZATION": f"Bearer {ADMIN_TOKEN}"}
 
