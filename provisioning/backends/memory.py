@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from provisioning.backends.base import (
     Bare,
     Compute,
     ComputeState,
+    Entry,
     ErrorClass,
     File,
     FileError,
@@ -28,7 +30,7 @@ from provisioning.backends.base import (
     StartSpec,
     Storage,
 )
-from provisioning.backends.files import checked_name
+from provisioning.backends.files import UNREACHABLE, checked_name
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class InMemoryBackend(Bare):
     """
 
     label = "memory"
-    capabilities = frozenset({"logs", "reset_session"})
+    capabilities = frozenset({"files", "logs", "reset_session"})
 
     def __init__(self, label: str = label, capabilities: frozenset[str] = capabilities) -> None:
         self.label, self.capabilities = label, capabilities
@@ -173,6 +175,63 @@ class InMemoryBackend(Bare):
         if workspace_id not in self.consoles:
             raise FileError(FileProblem.MISSING, "there is no machine")
         return self.consoles[workspace_id]
+
+    def list_files(self, workspace_id: UUID, root: str, path: str, depth: int) -> list[Entry]:
+        files, top = self._place(workspace_id, root)
+        top += f"{path}/" if path else ""
+        below = {name[len(top) :]: file for name, file in files.items() if name.startswith(top)}
+        if path and not below:
+            is_file = top.rstrip("/") in files
+            raise FileError(FileProblem.IS_FILE if is_file else FileProblem.MISSING, "no such folder")
+        folders = {str(one) for name in below for one in PurePosixPath(name).parents if one.parts}
+        found = [Entry(name, len(file.content), is_folder=False) for name, file in below.items()]
+        found += [Entry(name, 0, is_folder=True) for name in folders]
+        return sorted((one for one in found if one.path.count("/") < depth), key=lambda one: one.path)
+
+    def read_file(self, workspace_id: UUID, root: str, path: str, limit: int) -> bytes:
+        files, top = self._place(workspace_id, root)
+        name = f"{top}{checked_name(path)}"
+        if any(one.startswith(f"{name}/") for one in files):
+            raise FileError(FileProblem.IS_FOLDER, "path is a directory")
+        if any(str(one) in files for one in PurePosixPath(name).parents):
+            raise FileError(FileProblem.IS_FILE, "path is not a directory")
+        if name not in files:
+            raise FileError(FileProblem.MISSING, "file not found")
+        if len(files[name].content) > limit:
+            raise FileError(FileProblem.TOO_LARGE, "file too large")
+        return files[name].content
+
+    def write_files(self, workspace_id: UUID, root: str, files: Mapping[str, File]) -> None:
+        self._enter("write_files", workspace_id)
+        stored, top = self._place(workspace_id, root)
+        for path, file in files.items():
+            name = f"{top}{checked_name(path)}"
+            if any(one.startswith(f"{name}/") for one in stored):
+                raise FileError(FileProblem.IS_FOLDER, "path is a directory")
+            if any(str(one) in stored for one in PurePosixPath(name).parents):
+                raise FileError(FileProblem.IS_FILE, "path is not a directory")
+            if not (file.seed and name in stored):
+                stored[name] = file
+
+    def delete_file(self, workspace_id: UUID, root: str, path: str, *, recursive: bool) -> None:
+        self._enter("delete_file", workspace_id)
+        stored, top = self._place(workspace_id, root)
+        name = f"{top}{checked_name(path)}"
+        below = [one for one in stored if one.startswith(f"{name}/")]
+        if below and not recursive:
+            raise FileError(FileProblem.IS_FOLDER, "path is a directory")
+        for one in (name, *below):
+            stored.pop(one, None)
+
+    def _place(self, workspace_id: UUID, root: str) -> tuple[dict[str, File], str]:
+        """The files that hold those of `root`, and how their names begin there."""
+        outside_transaction()
+        if workspace_id not in self.stored:
+            raise FileError(FileProblem.UNAVAILABLE, UNREACHABLE)
+        places = self.stored[workspace_id]
+        if root == "/plugins":
+            return places["/configs"], "plugins/"
+        return places.setdefault(root, {}), ""
 
     def dry_run(self, spec: StartSpec) -> Plan:
         return Plan(self.label, sorted(spec.environment), sorted(spec.files), {})

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,18 +27,22 @@ import psutil
 import structlog
 
 from config.locks import outside_transaction
+from provisioning.backends import files as disk
 from provisioning.backends.base import (
     BackendError,
     Bare,
     Compute,
     ComputeState,
+    Entry,
     ErrorClass,
+    File,
+    FileError,
+    FileProblem,
     ImageInfo,
     Plan,
     Started,
     StartSpec,
 )
-from provisioning.backends.files import write_files
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +52,12 @@ KILL_GRACE_S = 5.0
 POLL_S = 0.05
 LISTED_S = 5.0
 LOG_TAIL_BYTES = 256 * 1024
+_ROOTS = {
+    "/configs": "configs",
+    "/workspace": "workspace",
+    "/home": "home",
+    "/plugins": "configs/plugins",
+}  # the folder below the workspace's that stands for each
 _IN_CONTAINERS_ONLY = frozenset({"PYTHONPATH", "PLUGINS_DIR"})
 
 
@@ -68,7 +78,7 @@ class ProcessBackend(Bare):
     """`root` holds one folder per workspace; `instance_id` marks this deployment's processes."""
 
     label = "process"
-    capabilities = frozenset({"logs"})
+    capabilities = frozenset({"files", "logs"})
 
     def __init__(
         self, *, root: Path, instance_id: str, cwd: Path, command: Sequence[str] = REFERENCE_AGENT
@@ -93,7 +103,7 @@ class ProcessBackend(Bare):
                 if agent.generation == spec.generation:
                     return self._started(agent, adopted=True)
             self._end(found)
-            write_files(self._configs(spec.workspace_id), spec.files)
+            disk.write_files(self._configs(spec.workspace_id), spec.files)
             return self._spawn(spec)
 
     def stop(self, workspace_id: UUID, below_generation: int | None = None) -> None:
@@ -146,6 +156,20 @@ class ProcessBackend(Bare):
         except FileNotFoundError:
             return ""
         return "\n".join(lines[-tail:])
+
+    def list_files(self, workspace_id: UUID, root: str, path: str, depth: int) -> list[Entry]:
+        return disk.listed(self._stored(workspace_id), f"{_ROOTS[root]}/{path}", depth)
+
+    def read_file(self, workspace_id: UUID, root: str, path: str, limit: int) -> bytes:
+        return disk.read(self._stored(workspace_id), f"{_ROOTS[root]}/{disk.checked_name(path)}", limit)
+
+    def write_files(self, workspace_id: UUID, root: str, files: Mapping[str, File]) -> None:
+        below = {f"{_ROOTS[root]}/{disk.checked_name(name)}": file for name, file in files.items()}
+        disk.write_files(self._stored(workspace_id), below)
+
+    def delete_file(self, workspace_id: UUID, root: str, path: str, *, recursive: bool) -> None:
+        below = f"{_ROOTS[root]}/{disk.checked_name(path)}"
+        disk.delete(self._stored(workspace_id), below, recursive=recursive)
 
     def dry_run(self, spec: StartSpec) -> Plan:
         checks = {"command": "ok" if shutil.which(self._command[0]) else "missing"}
@@ -251,6 +275,13 @@ class ProcessBackend(Bare):
 
     def _folder(self, workspace_id: UUID) -> Path:
         return self._root / str(workspace_id)
+
+    def _stored(self, workspace_id: UUID) -> Path:
+        """The workspace's folder. Raises FileError before its first start."""
+        outside_transaction()
+        if not self._configs(workspace_id).is_dir():
+            raise FileError(FileProblem.UNAVAILABLE, disk.UNREACHABLE)
+        return self._folder(workspace_id)
 
     def _configs(self, workspace_id: UUID) -> Path:
         return self._folder(workspace_id) / "configs"

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from django.db import transaction
 
-from provisioning.backends.base import Backend, BackendError, ComputeState, File
+from provisioning.backends.base import Backend, BackendError, ComputeState, File, FileError, FileProblem
 from tests.conftest import at_once
 from tests.provisioning.docker_engine import DockerHarness
 from tests.provisioning.ec2_harness import Ec2Harness
@@ -268,3 +268,81 @@ def test_closing_twice_is_fine(backend):
 def test_no_backend_is_called_inside_a_transaction(backend):
     with transaction.atomic(), pytest.raises(transaction.TransactionManagementError):
         backend.stop(uuid4())
+
+
+# --- Files
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=MARKS.get(name, ())) for name in ("memory", "process", "docker")]
+)
+def storing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
+    """Backends whose files can be reached."""
+    made = HARNESSES[request.param](request, tmp_path)
+    yield made
+    made.end()
+
+
+def problem_of(call: Callable[[], object]) -> FileProblem:
+    with pytest.raises(FileError) as raised:
+        call()
+    return raised.value.problem
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_files_are_reached_while_it_runs_and_while_it_does_not(storing, runs):
+    backend, wanted = storing.backend(), spec()
+    pk = wanted.workspace_id
+    backend.start(wanted)
+    if not runs:
+        backend.stop(pk)
+    files = {"a/b/c.txt": File(b"\x00deep\n"), "empty": File(b""), "config.yaml": File(b"no", seed=True)}
+    backend.write_files(pk, "/configs", files)
+    backend.write_files(pk, "/plugins", {"p.py": File(b"pass")})
+    read = [backend.read_file(pk, "/configs", one, 100) for one in ("a/b/c.txt", "empty", "plugins/p.py")]
+    assert read == [b"\x00deep\n", b"", b"pass"]
+    assert backend.read_file(pk, "/configs", "config.yaml", 100) == b"name: seed\n"
+    listed = [(one.path, one.size, one.is_folder) for one in backend.list_files(pk, "/configs", "a", 2)]
+    assert listed == [("b", 0, True), ("b/c.txt", 6, False)]
+    assert [one.path for one in backend.list_files(pk, "/configs", "a", 1)] == ["b"]
+    assert {"empty", "config.yaml", ".auth_token"} <= {
+        one.path for one in backend.list_files(pk, "/configs", "", 1)
+    }
+
+
+def test_each_mistake_with_a_path_is_told_apart(storing):
+    backend, wanted = storing.backend(), spec()
+    pk = wanted.workspace_id
+    backend.start(wanted)
+    backend.write_files(pk, "/configs", {"a/b.txt": File(b"1234")})
+    kinds = FileProblem
+    assert problem_of(lambda: backend.read_file(pk, "/configs", "none", 9)) == kinds.MISSING
+    assert problem_of(lambda: backend.read_file(pk, "/configs", "a", 9)) == kinds.IS_FOLDER
+    assert problem_of(lambda: backend.read_file(pk, "/configs", "a/b.txt/c", 9)) == kinds.IS_FILE
+    assert problem_of(lambda: backend.read_file(pk, "/configs", "a/b.txt", 3)) == kinds.TOO_LARGE
+    assert problem_of(lambda: backend.list_files(pk, "/configs", "none", 1)) == kinds.MISSING
+    assert problem_of(lambda: backend.list_files(pk, "/configs", "a/b.txt", 1)) == kinds.IS_FILE
+    assert problem_of(lambda: backend.write_files(pk, "/configs", {"a": File(b"")})) == kinds.IS_FOLDER
+    assert problem_of(lambda: backend.delete_file(pk, "/configs", "a", recursive=False)) == kinds.IS_FOLDER
+    assert backend.read_file(pk, "/configs", "a/b.txt", 4) == b"1234"
+
+
+def test_deleting_twice_succeeds(storing):
+    backend, wanted = storing.backend(), spec()
+    pk = wanted.workspace_id
+    backend.start(wanted)
+    backend.write_files(pk, "/configs", {"a/b.txt": File(b"x"), "c": File(b"")})
+    for _ in range(2):
+        backend.delete_file(pk, "/configs", "a", recursive=True)
+        backend.delete_file(pk, "/configs", "c", recursive=False)
+    assert problem_of(lambda: backend.list_files(pk, "/configs", "a", 1)) == FileProblem.MISSING
+
+
+def test_storage_that_is_not_there_is_never_empty(storing):
+    backend = storing.backend()
+    for call in (
+        lambda: backend.list_files(uuid4(), "/configs", "", 1),
+        lambda: backend.read_file(uuid4(), "/configs", "a", 1),
+        lambda: backend.write_files(uuid4(), "/configs", {"a": File(b"")}),
+    ):
+        assert problem_of(call) == FileProblem.UNAVAILABLE
