@@ -6,7 +6,6 @@ newest secrets. Source: docs/reference/provisioning.md, Preparation.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from typing import Protocol
@@ -15,8 +14,6 @@ from uuid import UUID
 import structlog
 from django.conf import settings
 from django.db import DatabaseError, transaction
-from ruamel.yaml import YAML
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 
 from access.models import TokenKind
 from access.services import SecretUnreadable, mint_token, revoke_tokens, secret_environment
@@ -24,7 +21,8 @@ from config.evt import evt
 from config.settings import env as declared_settings
 from provisioning.backends.base import BackendError, ErrorClass, File, StartSpec
 from provisioning.models import ProvisionRun, RuntimeImagePin
-from workspaces.defaults import clamped_tier, default_model, known_runtimes
+from templates.sources import NoSource, start_files
+from workspaces.defaults import known_runtimes
 from workspaces.models import Access, Workspace
 from workspaces.services.inbound_secrets import inbound_secret
 from workspaces.slugs import is_usable_folder
@@ -69,9 +67,7 @@ def prepare(workspace: Workspace, run: ProvisionRun) -> StartSpec:
         runtime=workspace.runtime,
         tier=workspace.tier,
         environment=environment,
-        files={
-            "config.yaml": File(generated_config(workspace, environment.get("MODEL", "")).encode(), seed=True)
-        },
+        files=_config_files(workspace, run, environment.get("MODEL", "")),
         image=_pinned_image(workspace.runtime),
         workspace_dir=folder,
         workspace_access=workspace.workspace_access,
@@ -96,24 +92,13 @@ def mint_secrets(workspace_id: UUID, generation: int) -> dict[str, File]:
     }
 
 
-def generated_config(workspace: Workspace, model: str) -> str:
-    """`config.yaml` of a workspace without a template; free text is double-quoted,
-    so no name can break out of it.
-    """
-    document = {
-        "name": Quoted(workspace.name),
-        "description": Quoted(workspace.role or ""),
-        "version": Quoted("1.0.0"),
-        "tier": clamped_tier(workspace.tier),
-        "runtime": Quoted(workspace.runtime),
-        "model": Quoted(model or default_model(workspace.runtime)),
-        "runtime_config": {"timeout": 0},
-    }
-    text = io.StringIO()
-    yaml = YAML()
-    yaml.width = 10_000  # a long role stays on one line
-    yaml.dump(document, text)
-    return text.getvalue()
+def _config_files(workspace: Workspace, run: ProvisionRun, model: str) -> dict[str, File]:
+    """What a person chose at the restart replaces what is stored; the rest comes only where nothing is."""
+    try:
+        files = start_files(workspace, run.options.get("config_dir"), model=model)
+    except NoSource as error:
+        raise BackendError(ErrorClass.CONFIG, str(error)) from error
+    return {name: File(content, seed=not may_replace) for name, (content, may_replace) in files.items()}
 
 
 def _environment(workspace: Workspace) -> dict[str, str]:

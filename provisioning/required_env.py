@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import structlog
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from provisioning.backends.base import BackendError, ErrorClass, StartSpec
+from templates.loader import TemplateError, load_text
 
 log = structlog.get_logger(__name__)
 
@@ -22,11 +21,16 @@ def check_required_env(spec: StartSpec) -> None:
     """Raises BackendError, with the names in `missing`: its text tells a person what to add and where."""
     missing = missing_names(spec)
     if missing:
-        text = (
-            f"missing required environment: {', '.join(missing)}; "
-            "add them under Config → Env Vars, or as a global secret, then restart"
-        )
-        raise BackendError(ErrorClass.CONFIG, text, missing=missing)
+        raise BackendError(ErrorClass.CONFIG, _text(missing), missing=missing)
+
+
+def _text(missing: list[str]) -> str:
+    names = ", ".join(f'"{name}"' for name in missing)
+    if len(missing) == 1:
+        what = f"var {names} — add it under Config → Env Vars (or as a Global secret)"
+    else:
+        what = f"vars {names} — add them under Config → Env Vars (or as Global secrets)"
+    return f"missing required env {what} and retry"
 
 
 def missing_names(spec: StartSpec) -> list[str]:
@@ -39,9 +43,9 @@ def missing_names(spec: StartSpec) -> list[str]:
 def required_names(config: bytes) -> list[str]:
     """In the order of the file, each once. A file that cannot be read names none: the agent will complain."""
     try:
-        document = YAML(typ="safe", pure=True).load(config)
-    except (YAMLError, UnicodeDecodeError) as error:
-        log.warning("required_env.unreadable_config", error=type(error).__name__)
+        document = load_text(config, CONFIG)
+    except TemplateError as error:
+        log.warning("required_env.unreadable_config", error=str(error))
         return []
     section = document.get("runtime_config") if isinstance(document, Mapping) else None
     names = section.get("required_env") if isinstance(section, Mapping) else None

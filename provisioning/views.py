@@ -30,6 +30,7 @@ from provisioning import dispatch, services
 from provisioning.backends.base import BackendError, FileError, Unsupported
 from provisioning.models import BootBundle, ProvisionRun
 from provisioning.serializers import BootEventInput, BootFailureInput, RunOutput
+from templates.sources import STORED, restart_label
 from workspaces.models import Workspace
 from workspaces.selectors import paused_ancestor
 from workspaces.views import WorkspaceViewSet
@@ -38,7 +39,6 @@ logger = structlog.get_logger(__name__)
 
 DEFAULT_TAIL, MAX_TAIL = 200, 2000
 _SOURCES = {"cp": "ec2"}  # as the wire calls a backend's label
-STORED_CONFIG = "existing-volume"  # a plain restart reuses what the workspace has stored
 RUNS_SHOWN = 20
 BOOT_CALLS = 10  # per boot token, route and minute
 EXTERNAL_NOTE = "external workspaces run elsewhere; restart the agent where it runs"
@@ -56,10 +56,13 @@ class LifecycleViewSet(WorkspaceViewSet):
             return Response({"status": "noop", "runtime": self.workspace.runtime, "message": EXTERNAL_NOTE})
         if not services.has_provisioner():
             raise Unavailable("provisioner not available")
-        options = {"reset_session": True} if wants_reset else {}
+        label = _config_source(self.workspace, body)
+        options: dict[str, Any] = {"reset_session": True} if wants_reset else {}
+        if label != STORED:
+            options["config_dir"] = label
         if services.accept_restart(self.workspace.pk, options) is None:
             raise NotFound("workspace not found")
-        return Response({"status": "provisioning", "config_dir": STORED_CONFIG, "reset_session": wants_reset})
+        return Response({"status": "provisioning", "config_dir": label, "reset_session": wants_reset})
 
     def pause(self, request: Request, **kwargs: Any) -> Response:
         result = services.pause(self.workspace.pk, **_scope(request))
@@ -148,6 +151,17 @@ class BootFailure(ViewSet):
             log_tail=given.get("log_tail") or "",
         )
         return Response({"ok": True} if is_changed else {"ok": True, "no_change": True})
+
+
+def _config_source(workspace: Workspace, body: Mapping[str, Any]) -> str:
+    """What a restart's body asks to be applied; a wish that makes no sense is none."""
+    template = body.get("template")
+    return restart_label(
+        workspace,
+        template=template.strip() if isinstance(template, str) else "",
+        apply_template=body.get("apply_template") is True,
+        rebuild_config=body.get("rebuild_config") is True,
+    )
 
 
 def _tail(request: Request) -> int:

@@ -96,8 +96,8 @@ def test_a_start_without_its_required_names_fails_and_says_where_to_add_them(bac
     row.refresh_from_db()
     assert row.status == Status.FAILED
     assert row.last_sample_error == (
-        "missing required environment: OPENAI_API_KEY, GITHUB_TOKEN; "
-        "add them under Config → Env Vars, or as a global secret, then restart"
+        'missing required env vars "OPENAI_API_KEY", "GITHUB_TOKEN" — '
+        "add them under Config → Env Vars (or as Global secrets) and retry"
     )
     event = StructureEvent.objects.get(event_type="WORKSPACE_PROVISION_FAILED")
     assert event.payload == {
