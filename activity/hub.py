@@ -35,6 +35,7 @@ CANVAS_PULSE_S = 10.0  # a canvas needs to know that frames flow, not every agen
 RECONNECT_S = (0.2, 0.5, 1, 2, 5)
 PRESENCE_S = 10.0
 PRESENCE_PAUSE_S = 0.2  # a crowd that comes at once is told of in a few writes
+VALKEY_S = 3.0
 SOCKETS_KEY = "sockets:"
 GOING_AWAY, RESTARTED, TOO_SLOW = 1001, 1012, 1013
 
@@ -174,11 +175,12 @@ class Hub:
         """Keeps this process's number of sockets readable for /metrics; it expires with the process."""
         while True:
             try:
-                async with redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_timeout=3) as valkey:
+                async with redis.asyncio.Redis.from_url(settings.REDIS_URL) as valkey:
                     while True:
                         self._changed.clear()
                         sockets = sum(client.is_socket for client in self._clients)
-                        await valkey.set(self._key, sockets, ex=int(3 * PRESENCE_S))
+                        async with asyncio.timeout(VALKEY_S):  # `socket_timeout` would be a `wait_for`
+                            await valkey.set(self._key, sockets, ex=int(3 * PRESENCE_S))
                         await asyncio.sleep(PRESENCE_PAUSE_S)
                         await _within(PRESENCE_S, self._changed)
             except (redis.RedisError, OSError):
@@ -186,8 +188,12 @@ class Hub:
 
 
 async def _within(seconds: float, happened: asyncio.Event) -> None:
+    """`asyncio.wait_for` of Python 3.11 can swallow a cancellation that comes with the event, and then the
+    process does not end.
+    """
     try:
-        await asyncio.wait_for(happened.wait(), timeout=seconds)
+        async with asyncio.timeout(seconds):
+            await happened.wait()
     except TimeoutError:
         pass
 

@@ -13,6 +13,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.utils import timezone
 
+from activity import hub as hubs
 from activity.events import CHANNEL, EventType, Frame, publish
 from activity.hub import CANVAS_PULSE_S, QUEUE_FRAMES, Client, Delivery, Hub, everything
 from activity.models import MetricCounter
@@ -165,6 +166,29 @@ def test_a_client_that_joins_while_valkey_is_away_waits_and_is_told_to_come_agai
             assert not joining.done()
         await asyncio.wait_for(joining, timeout=10)
         assert early.closed_with == 1012
+
+    within_one_loop(body)
+
+
+@pytest.mark.parametrize("ticks", range(6))
+def test_a_pause_ends_though_what_it_waits_for_happens_in_the_same_moment(ticks: int) -> None:
+    async def body() -> None:
+        happened = asyncio.Event()
+
+        async def forever() -> None:
+            while True:
+                await hubs._within(3600, happened)
+                happened.clear()
+
+        pausing = asyncio.create_task(forever())
+        await asyncio.sleep(0.01)
+        happened.set()
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        pausing.cancel()
+        done, _ = await asyncio.wait({pausing}, timeout=5)
+        pausing.cancel()  # a second time, so that a defect fails here and hangs nothing
+        assert done
 
     within_one_loop(body)
 
