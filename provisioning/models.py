@@ -226,8 +226,8 @@ class RuntimeImagePin(models.Model):
     template_name = models.TextField(primary_key=True)  # the runtime
     digest = models.TextField()
     updated_at = models.DateTimeField(db_default=Now())
-    updated_by = models.TextField(default="")
-    notes = models.TextField(default="")
+    updated_by = models.TextField(default="", db_default="")
+    notes = models.TextField(default="", db_default="")
 
     class Meta:
         db_table = "runtime_image_pins"

@@ -48,6 +48,12 @@ def trusting() -> Iterator[DockerHarness]:
 # --- Tiers
 
 
+def test_the_processors_a_container_holds_are_told(harness):
+    backend = harness.backend()
+    backend.start(spec(tier=3))
+    assert [one.vcpus for one in backend.list_managed()] == [harness.limits(3)["cpus"]]
+
+
 @pytest.mark.parametrize(("tier", "words"), [(4, "DOCKER_HOST_ACCESS_TIERS=4"), (9, "MOLECULE_MAX_TIER=4")])
 def test_a_tier_that_is_not_allowed_is_refused_with_advice(harness, tier, words):
     for refused in (harness.backend().start, harness.backend().dry_run):

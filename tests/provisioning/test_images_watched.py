@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from config.jobs import Job
@@ -223,3 +224,13 @@ def test_a_registry_that_cannot_be_asked_declines_nothing(machines, images):
 def test_another_registry_is_not_called(machines, images):
     machines.ensure_image(spec(image="elsewhere.example/org/image:1"))
     assert images.asked == []
+
+
+def test_an_operator_pins_an_image_with_sql():
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO runtime_image_pins (template_name, digest) VALUES ('codex', %s)",
+            [f"sha256:{'c' * 64}"],
+        )
+    pin = RuntimeImagePin.objects.get()
+    assert (pin.updated_by, pin.notes, pin.updated_at is not None) == ("", "", True)

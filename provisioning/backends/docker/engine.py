@@ -6,6 +6,7 @@ Source: docs/reference/docker.md, When the engine does not answer.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 CALL_S = 30  # without a byte from the engine
 PING_S = 2
+FIRST_S = 5  # a busy machine may take its time over a ping
+TRUSTED_S = 5.0  # an engine that answered a moment ago is not asked whether it answers
 STREAM_S = 240  # a pull or a build that makes no progress for so long is given up
 UNREACHABLE = "the container engine does not answer; start it, or set PROVISIONER to another backend"
 # urllib3 passes some of the engine's broken answers through as they are.
@@ -36,12 +39,18 @@ class Engine:
         self._address = address
         self._call_s = call_s
         self._clients: dict[float, docker.APIClient] = {}
+        self._answered_at = -TRUSTED_S
         self._cpus: int | None = None
         self._mutex = threading.Lock()
 
     @property
     def api(self) -> docker.APIClient:
-        """Raises DockerException when there is no engine."""
+        """Raises DockerException or what NO_ANSWER names when there is no engine: within FIRST_S, though
+        a call that has begun may be silent for longer.
+        """
+        if time.monotonic() - self._answered_at > TRUSTED_S:
+            self._client(FIRST_S).ping()
+            self._answered_at = time.monotonic()
         return self._client(self._call_s)
 
     @property
@@ -62,10 +71,14 @@ class Engine:
             self._clients.clear()
 
     def _client(self, timeout_s: float) -> docker.APIClient:
-        with self._mutex:
-            if timeout_s not in self._clients:
-                self._clients[timeout_s] = connect(self._address, timeout_s)
-            return self._clients[timeout_s]
+        client = self._clients.get(timeout_s)
+        if client is None:
+            made = connect(self._address, timeout_s)  # asks the engine for its version: others do not wait
+            with self._mutex:
+                client = self._clients.setdefault(timeout_s, made)
+            if client is not made:
+                made.close()
+        return client
 
 
 def connect(address: str | None, timeout_s: float) -> docker.APIClient:

@@ -74,6 +74,7 @@ def compute(inspected: Mapping[str, Any], choices: Choices) -> Compute | None:
         runtime=current.marks.runtime,
         url=current.url,
         restarts=int(inspected.get("RestartCount") or 0),
+        vcpus=inspected["HostConfig"].get("NanoCpus", 0) / 10**9 or None,
     )
 
 
