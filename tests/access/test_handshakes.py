@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 
-from access import sessions
+from access import sessions, sockets
 from access.models import OrgApiToken
 from access.services import Caller, mint_org_token, revoke_org_token
-from activity import consumers
 from tests.access.control_plane import serving
 from tests.activity.test_socket import Socket, admission, bearer, live
 from tests.conftest import ADMIN_TOKEN
@@ -51,7 +50,7 @@ def test_a_session_opens_the_canvas_stream(settings: Any) -> None:
 
 
 def test_an_org_token_opens_the_canvas_stream_until_it_is_revoked(monkeypatch: Any) -> None:
-    monkeypatch.setattr(consumers, "RECHECK_S", 0.1)
+    monkeypatch.setattr(sockets, "RECHECK_S", 0.1)
     token = mint_org_token(caller=Caller(actor="test")).plaintext
 
     async def body() -> None:
@@ -66,7 +65,7 @@ def test_an_org_token_opens_the_canvas_stream_until_it_is_revoked(monkeypatch: A
 
 
 def test_a_session_loses_its_socket_when_it_ends(settings: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(consumers, "RECHECK_S", 0.1)
+    monkeypatch.setattr(sockets, "RECHECK_S", 0.1)
     monkeypatch.setattr(sessions, "MEMBER_S", 0.0)
     with serving() as plane:
         settings.CP_UPSTREAM_URL, settings.MOLECULE_ORG_SLUG = plane.url, "acme"
@@ -83,4 +82,4 @@ def test_a_session_loses_its_socket_when_it_ends(settings: Any, monkeypatch: Any
 
 
 def test_a_revoked_credential_loses_its_socket_within_a_minute() -> None:
-    assert consumers.RECHECK_S + sessions.MEMBER_S < 60
+    assert sockets.RECHECK_S + sessions.MEMBER_S < 60

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.conf import settings as django_settings
 from django.db import connection, transaction
 from django.test import Client
 
@@ -16,6 +19,7 @@ from activity.hub import SOCKETS_KEY
 from activity.metrics import COUNTERS
 from activity.models import BackgroundJob, MetricCounter
 from activity.tally import Tally, tally
+from tests.activity.processes import environment
 from tests.clients import admin, anonymous
 from tests.conftest import ADMIN_TOKEN, at_once
 from tests.outages import database_away, valkey_away
@@ -138,6 +142,47 @@ def test_a_counter_is_exact_however_many_count_at_once() -> None:
 
     assert at_once(*[work] * 20) == [None] * 20
     assert MetricCounter.objects.get(name="molecule_restart_coalesced_total").value == 2000
+
+
+# A process that counts from ten threads at once, as soon as it is told to.
+COUNTING = """
+import sys, threading
+import django
+django.setup()
+from django.db import connection
+from activity.counters import count
+
+def work():
+    for _ in range(200):
+        count("molecule_restart_coalesced_total")
+    connection.close()
+
+print("ready", flush=True)
+sys.stdin.readline()
+threads = [threading.Thread(target=work) for _ in range(10)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_counter_is_exact_over_fifty_threads_of_five_processes() -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COUNTING], cwd=django_settings.BASE_DIR, env=environment(), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        for _ in range(5)
+    ]  # fmt: skip
+    try:
+        assert [one.stdout.readline() for one in processes if one.stdout] == ["ready\n"] * 5
+        for one in processes:
+            one.communicate("go\n", timeout=90)
+    finally:
+        for one in processes:
+            one.kill()
+    assert [one.returncode for one in processes] == [0] * 5
+    assert MetricCounter.objects.get(name="molecule_restart_coalesced_total").value == 10_000
 
 
 @pytest.mark.django_db(transaction=True)

@@ -14,9 +14,9 @@ from asgiref.sync import async_to_sync, sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from django.utils import timezone
 
+from access import sockets
 from access.models import TokenKind
 from access.services import mint_token, revoke_tokens
-from activity import consumers
 from activity.events import EventType, Frame, broadcast, publish, record
 from activity.hub import QUEUE_FRAMES, hub
 from config.asgi import application
@@ -377,7 +377,7 @@ def test_a_socket_that_leaves_is_forgotten() -> None:
 
 
 def test_a_revoked_token_loses_its_socket(monkeypatch: Any) -> None:
-    monkeypatch.setattr(consumers, "RECHECK_S", 0.05)
+    monkeypatch.setattr(sockets, "RECHECK_S", 0.05)
     workspace = WorkspaceFactory()
     headers = agent_headers(workspace)
 
