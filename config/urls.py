@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 
 from activity.urls import websocket_urlpatterns as activity_sockets
+from provisioning.urls import websocket_urlpatterns as terminal_sockets
 
 urlpatterns = [
     path("", include("access.urls")),
@@ -18,7 +19,7 @@ urlpatterns = [
     path("", include("workspaces.urls")),
     path("console/", admin.site.urls),
 ]
-websocket_urlpatterns = [*activity_sockets]
+websocket_urlpatterns = [*activity_sockets, *terminal_sockets]
 
 handler400 = "config.http.bad_request"
 handler403 = "config.http.forbidden"

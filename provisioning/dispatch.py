@@ -26,6 +26,7 @@ from provisioning.backends.base import (
     File,
     ImageInfo,
     Plan,
+    Shell,
     Started,
     StartSpec,
     Storage,
@@ -198,6 +199,11 @@ def logs(workspace_id: UUID, tail: int) -> str:
 def console(workspace_id: UUID) -> str:
     """What the workspace's machine printed while it booted. Raises BackendError."""
     return _backend().console(workspace_id)
+
+
+def open_shell(workspace_id: UUID, idle_s: int) -> Shell:
+    """A terminal inside the workspace's compute. Raises BackendError, NotRunning among them."""
+    return _backend().open_shell(workspace_id, idle_s)
 
 
 def list_files(workspace_id: UUID, root: str, path: str, depth: int) -> list[Entry]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from django.urls import path
+from django.urls import path, re_path
 
 from access.permissions import AdminAccess, WorkspaceAccess
+from provisioning.consumers import TerminalSocket
 from provisioning.operator_views import (
     ComputeViewSet,
     DuplicatesViewSet,
@@ -12,6 +13,7 @@ from provisioning.operator_views import (
     PlanViewSet,
 )
 from provisioning.permissions import BootAccess
+from provisioning.terminal_views import TerminalViewSet
 from provisioning.views import BootFailure, BootView, BootViewSet
 from provisioning.views import LifecycleViewSet as View
 
@@ -32,9 +34,16 @@ urlpatterns = [
     path("workspaces/<workspace_id>/provision-plan", PlanViewSet.as_view({"post": "create"}, **_ADMIN)),
     path("workspaces/<workspace_id>/console", BootViewSet.as_view({"get": "console"}, **_ADMIN)),
     path("workspaces/<workspace_id>/boot-log", BootViewSet.as_view({"get": "log"}, **_ADMIN)),
+    path(
+        "workspaces/<workspace_id>/terminal/diagnose", TerminalViewSet.as_view({"get": "diagnose"}, **_ACCESS)
+    ),
+    path("workspaces/<workspace_id>/transcript", TerminalViewSet.as_view({"get": "transcript"}, **_ACCESS)),
     path("internal/workspaces/boot-config", BootView.as_view({"get": "config"}, **_BOOT)),
     path("internal/workspaces/boot-events", BootView.as_view({"post": "event"}, **_BOOT)),
     path(
         "admin/workspaces/<workspace_id>/bootstrap-failed", BootFailure.as_view({"post": "create"}, **_ADMIN)
     ),
+]
+websocket_urlpatterns = [
+    re_path(r"^workspaces/(?P<workspace_id>[^/]+)/terminal/?$", TerminalSocket.as_asgi())  # type: ignore[arg-type]
 ]

@@ -112,8 +112,11 @@ def call(
     op: str,
     headers: Iterable[tuple[str, str]] = (),
     body: Iterable[bytes] = (),
+    credential: str | None = None,
+    silence_s: float = SILENCE_S,
 ) -> Answered:
-    """The agent's answer to `method` of `<url><path>`, its body still to come.
+    """The agent's answer to `method` of `<url><path>`, its body still to come. It is told the secret that it
+    shares with the server, or `credential`.
 
     Raises BadRequest for an address that the policy refuses, BadGateway for an agent that cannot be reached
     or would send us elsewhere, Unavailable while it does not know its secret, and whatever `body` raises.
@@ -124,8 +127,9 @@ def call(
     try:
         if not target.is_own_url:
             _vetted(target.url)  # before the secret is fetched
-        secret = known_inbound_secret(target.workspace_id)
-        response = _sent(target, method, path, secret, headers, _until(body, began + OVERALL_S))
+        secret = credential or known_inbound_secret(target.workspace_id)
+        headers = [("Authorization", f"Bearer {secret}"), *headers]
+        response = _sent(target, method, path, headers, _until(body, began + OVERALL_S), silence_s)
     except _Refused as refusal:
         log.warning("chat_file.forward_failed", **about, error=str(refusal))
         raise BadRequest("workspace URL not allowed") from None
@@ -154,17 +158,17 @@ def _sent(
     target: Target,
     method: str,
     path: str,
-    secret: str,
     headers: Iterable[tuple[str, str]],
     body: Iterator[bytes],
+    silence_s: float,
 ) -> httpcore.Response:
-    given = [("Host", urlsplit(target.url).netloc), ("Authorization", f"Bearer {secret}"), *headers]
+    given = [("Host", urlsplit(target.url).netloc), *headers]
     request = httpcore.Request(
         method,
         target.url.rstrip("/") + path,
         headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in given],
         content=body,
-        extensions={"timeout": _TIMEOUTS},
+        extensions={"timeout": {**_TIMEOUTS, "read": silence_s}},
     )
     pool = _to_own if target.is_own_url else _to_others
     return pool.handle_request(request)

@@ -67,6 +67,11 @@ class Unsupported(BackendError):
         super().__init__(ErrorClass.CONFIG, f"this server's workspaces have no {what}")
 
 
+class NotRunning(BackendError):
+    def __init__(self) -> None:
+        super().__init__(ErrorClass.CONFLICT, "container not running")
+
+
 class FileProblem(StrEnum):
     MISSING = "missing"
     IS_FOLDER = "is_folder"
@@ -187,11 +192,24 @@ class Plan:
     instance_type: str | None = None
 
 
+class Shell(Protocol):
+    """A terminal inside a workspace's compute, for one thread that reads and one that writes."""
+
+    def read(self) -> bytes:
+        """What was printed since, waiting for some; b"" once the shell has ended."""
+
+    def write(self, given: bytes) -> None:
+        """Raises OSError once the shell has ended."""
+
+    def close(self) -> None:
+        """End the shell and what was started in it."""
+
+
 class Backend(Protocol):
     """Every method is synchronous, may take long, and refuses to run inside a database transaction."""
 
     label: str
-    # Of: volumes, exec, files, console, logs, image_cache, spot, reset_session, boot_bundle. A verb
+    # Of: volumes, exec, files, console, logs, image_cache, spot, reset_session, boot_bundle, shell. A verb
     # that needs one raises Unsupported without it.
     capabilities: frozenset[str]
 
@@ -233,6 +251,9 @@ class Backend(Protocol):
     def console(self, workspace_id: UUID) -> str:
         """What the machine printed while it booted (console); FileError(MISSING) without a machine."""
 
+    def open_shell(self, workspace_id: UUID, idle_s: int) -> Shell:
+        """A terminal (shell) that ends by itself after `idle_s`; NotRunning where nothing runs."""
+
     # Files (files). `root` is one of /configs, /workspace, /home, /plugins as the agent sees it; `path` is
     # relative to it and was checked by the caller. Errors: FileError.
 
@@ -272,6 +293,9 @@ class Bare:
 
     def console(self, workspace_id: UUID) -> str:
         raise Unsupported("console")
+
+    def open_shell(self, workspace_id: UUID, idle_s: int) -> Shell:
+        raise Unsupported("terminal")
 
     def list_files(self, workspace_id: UUID, root: str, path: str, depth: int) -> list[Entry]:
         raise Unsupported("files")

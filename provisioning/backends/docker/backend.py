@@ -25,7 +25,9 @@ from provisioning.backends.base import (
     ErrorClass,
     File,
     ImageInfo,
+    NotRunning,
     Plan,
+    Shell,
     Started,
     StartSpec,
     Storage,
@@ -40,6 +42,7 @@ from provisioning.backends.docker.images import Images
 from provisioning.backends.docker.labels import container_name, of_deployment
 from provisioning.backends.docker.progress import NOT_AVAILABLE
 from provisioning.backends.docker.seeding import seed_configs
+from provisioning.backends.docker.shells import DockerShell
 from provisioning.backends.docker.volumes import Volumes
 from provisioning.backends.tiers import TierLimits
 
@@ -60,7 +63,7 @@ PORT_TRIES, PORT_PAUSE_S = 3, 0.5
 
 class DockerBackend(Bare):
     label = "docker"
-    capabilities = frozenset({"volumes", "exec", "files", "logs", "image_cache", "reset_session"})
+    capabilities = frozenset({"volumes", "exec", "files", "logs", "image_cache", "reset_session", "shell"})
 
     def __init__(
         self, engine: Engine, images: Images, choices: Choices, *, bring_up_s: float = BRING_UP_S
@@ -297,6 +300,14 @@ class DockerBackend(Bare):
                 return ""
             printed: bytes = self._engine.api.logs(current.container_id, tail=tail)
             return printed.decode(errors="replace")
+
+    def open_shell(self, workspace_id: UUID, idle_s: int) -> Shell:
+        outside_transaction()
+        with explained("the terminal could not be opened"):
+            current = self._named(workspace_id)
+            if current is None or current.marks is None or current.state != ComputeState.RUNNING:
+                raise NotRunning
+            return DockerShell(self._engine.api, current.container_id, idle_s=idle_s)
 
     # --- Files
 

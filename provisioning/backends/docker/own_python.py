@@ -20,7 +20,41 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = "workspace-agent-base"
-TOOLS = ("sh", "cat", "chmod", "chown", "cp", "env", "ls", "mkdir", "mv", "rm", "sleep", "test", "true")
+TOOLS = (
+    *(
+        "sh",
+        "bash",
+        "cat",
+        "chmod",
+        "chown",
+        "cp",
+        "date",
+        "df",
+        "du",
+        "env",
+        "find",
+        "grep",
+        "head",
+        "id",
+        "ls",
+    ),
+    *(
+        "mkdir",
+        "mv",
+        "ps",
+        "pwd",
+        "rm",
+        "sed",
+        "sleep",
+        "sort",
+        "tail",
+        "test",
+        "touch",
+        "true",
+        "uname",
+        "wc",
+    ),
+)
 LEFT_OUT = frozenset(
     ["__pycache__", "site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "ensurepip"]
 )
