@@ -92,6 +92,12 @@ def mint_secrets(workspace_id: UUID, generation: int) -> dict[str, File]:
     }
 
 
+def chosen_model(workspace_id: UUID) -> str:
+    """The model that a start of the workspace would be told; "" where nobody chose one."""
+    secrets = _secrets(workspace_id)
+    return secrets.get("MODEL") or secrets.get("MODEL_PROVIDER") or ""
+
+
 def _config_files(workspace: Workspace, run: ProvisionRun, model: str) -> dict[str, File]:
     """What a person chose at the restart replaces what is stored; the rest comes only where nothing is."""
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from django.urls import path, re_path
+from django.urls import path, re_path, register_converter
+from django.urls.converters import PathConverter
 
 from access.permissions import AdminAccess, WorkspaceAccess
 from provisioning.consumers import TerminalSocket
+from provisioning.file_views import FileViewSet
 from provisioning.operator_views import (
     ComputeViewSet,
     DuplicatesViewSet,
@@ -17,6 +19,14 @@ from provisioning.terminal_views import TerminalViewSet
 from provisioning.views import BootFailure, BootView, BootViewSet
 from provisioning.views import LifecycleViewSet as View
 
+
+class AnyPath(PathConverter):
+    """Line breaks included: what is no path is refused as one, and not as a route nobody knows."""
+
+    regex = r"(?s:.+)"
+
+
+register_converter(AnyPath, "any")
 _ACCESS = {"permission_classes": [WorkspaceAccess]}
 _ADMIN = {"permission_classes": [AdminAccess]}
 _BOOT = {"permission_classes": [BootAccess]}
@@ -38,6 +48,13 @@ urlpatterns = [
         "workspaces/<workspace_id>/terminal/diagnose", TerminalViewSet.as_view({"get": "diagnose"}, **_ACCESS)
     ),
     path("workspaces/<workspace_id>/transcript", TerminalViewSet.as_view({"get": "transcript"}, **_ACCESS)),
+    path(
+        "workspaces/<workspace_id>/files", FileViewSet.as_view({"get": "list", "put": "overlay"}, **_ACCESS)
+    ),
+    path(
+        "workspaces/<workspace_id>/files/<any:path>",
+        FileViewSet.as_view({"get": "read", "put": "write", "delete": "remove"}, **_ACCESS),
+    ),
     path("internal/workspaces/boot-config", BootView.as_view({"get": "config"}, **_BOOT)),
     path("internal/workspaces/boot-events", BootView.as_view({"post": "event"}, **_BOOT)),
     path(

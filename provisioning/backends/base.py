@@ -72,6 +72,10 @@ class NotRunning(BackendError):
         super().__init__(ErrorClass.CONFLICT, "container not running")
 
 
+NO_STORAGE = "workspace storage unavailable; retry after it starts"
+NO_FILE = "file not found"
+
+
 class FileProblem(StrEnum):
     MISSING = "missing"
     IS_FOLDER = "is_folder"

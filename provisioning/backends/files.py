@@ -15,10 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
-from provisioning.backends.base import BackendError, Entry, ErrorClass, File, FileError, FileProblem
+from provisioning.backends.base import NO_FILE, BackendError, Entry, ErrorClass, File, FileError, FileProblem
 
-UNREACHABLE = "workspace storage unavailable; retry after it starts"
-MISSING = FileError(FileProblem.MISSING, "file not found")
+MISSING = FileError(FileProblem.MISSING, NO_FILE)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _LINK = {errno.ELOOP, errno.ENOTDIR}

@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from config.locks import outside_transaction
 from provisioning.backends.base import (
+    NO_STORAGE,
     BackendError,
     Bare,
     Compute,
@@ -30,7 +31,7 @@ from provisioning.backends.base import (
     StartSpec,
     Storage,
 )
-from provisioning.backends.files import UNREACHABLE, checked_name
+from provisioning.backends.files import checked_name
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ class InMemoryBackend(Bare):
         """The files that hold those of `root`, and how their names begin there."""
         outside_transaction()
         if workspace_id not in self.stored:
-            raise FileError(FileProblem.UNAVAILABLE, UNREACHABLE)
+            raise FileError(FileProblem.UNAVAILABLE, NO_STORAGE)
         places = self.stored[workspace_id]
         if root == "/plugins":
             return places["/configs"], "plugins/"

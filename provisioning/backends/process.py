@@ -29,6 +29,7 @@ import structlog
 from config.locks import outside_transaction
 from provisioning.backends import files as disk
 from provisioning.backends.base import (
+    NO_STORAGE,
     BackendError,
     Bare,
     Compute,
@@ -280,7 +281,7 @@ class ProcessBackend(Bare):
         """The workspace's folder. Raises FileError before its first start."""
         outside_transaction()
         if not self._configs(workspace_id).is_dir():
-            raise FileError(FileProblem.UNAVAILABLE, disk.UNREACHABLE)
+            raise FileError(FileProblem.UNAVAILABLE, NO_STORAGE)
         return self._folder(workspace_id)
 
     def _configs(self, workspace_id: UUID) -> Path:

@@ -152,14 +152,17 @@ def failing_inserts() -> Any:
                 BEGIN
                     IF nextval('attempts') <= {times} THEN RAISE EXCEPTION 'the disk is full'; END IF;
                     RETURN NEW;
-                END $$;
-                CREATE TRIGGER refuse BEFORE INSERT ON activity_logs FOR EACH ROW EXECUTE FUNCTION refuse();
+                END $$
             """)
+            cursor.execute(
+                "CREATE TRIGGER refuse BEFORE INSERT ON activity_logs FOR EACH ROW EXECUTE FUNCTION refuse()"
+            )
 
     yield fail
     with connection.cursor() as cursor:
         cursor.execute("DROP TRIGGER IF EXISTS refuse ON activity_logs")
-        cursor.execute("DROP FUNCTION IF EXISTS refuse(); DROP SEQUENCE attempts")
+        cursor.execute("DROP FUNCTION IF EXISTS refuse()")
+        cursor.execute("DROP SEQUENCE attempts")
 
 
 def lost() -> int:

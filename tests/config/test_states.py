@@ -74,10 +74,12 @@ def newer_release() -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_prepared_move_survives_a_column_of_the_next_release(newer_release: Callable[[], None]) -> None:
+def test_a_prepared_move_survives_a_column_of_the_next_release(
+    newer_release: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     row = WorkspaceFactory(status=Status.ONLINE)
     connection.ensure_connection()
-    connection.connection.prepare_threshold = 0
+    monkeypatch.setattr(connection.connection, "prepare_threshold", 0)  # it goes back to the pool
     rows = Workspace.objects.filter(pk=row.pk)
     assert update_returning(rows, status=Status.PAUSED)
     newer_release()

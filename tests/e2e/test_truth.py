@@ -128,6 +128,17 @@ def compute(operator: Operator, values: Values) -> Values:
     return {"id": one}
 
 
+def a_file(operator: Operator, values: Values) -> Values:
+    made = compute(operator, values)
+    put(f"/workspaces/{made['id']}/files/truth.md", {"content": "old"})(operator, made)
+    return {**made, "path": "truth.md"}
+
+
+def content_of(operator: Operator, values: Values) -> str | None:
+    found = operator.call("GET", f"/workspaces/{values['id']}/files/truth.md")
+    return str(found.json()["content"]) if found.status == 200 else None
+
+
 def paused(operator: Operator, values: Values) -> Values:
     made = compute(operator, values)
     operator.post(f"/workspaces/{made['id']}/pause")
@@ -236,6 +247,9 @@ CASES = [
     Case("POST /org/import", lambda o, v: v["mark"] in {row["name"] for row in o.get("/workspaces")},
          {"template": {"name": "truth", "workspaces": [{"name": "<mark>", "runtime": "external", "external": True}]}},
          lambda o, v: {"mark": uuid4().hex}),
+    Case("PUT /workspaces/:id/files/:path", lambda o, v: content_of(o, v) == "new", {"content": "new"}, a_file),
+    Case("PUT /workspaces/:id/files", lambda o, v: content_of(o, v) == "new", {"files": {"truth.md": "new"}}, a_file),
+    Case("DELETE /workspaces/:id/files/:path", lambda o, v: content_of(o, v) is None, arrange=a_file),
     Case("PUT /canvas/viewport", lambda o, v: o.get("/canvas/viewport")["zoom"] == 2, {"x": 3, "y": 4, "zoom": 2}),
 ]  # fmt: skip
 

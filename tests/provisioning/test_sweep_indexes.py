@@ -35,7 +35,7 @@ INSERT INTO workspace_lifecycle (workspace_id, restart_pending, pending_options,
 SELECT id, false, '{{}}', '[]', 0 FROM workspaces;
 INSERT INTO activity_logs (id, workspace_id, activity_type, status, created_at)
 SELECT gen_random_uuid(), id, 'task_update', 'ok', now() - interval '1 day' FROM workspaces;
-ANALYZE activity_logs; ANALYZE workspaces; ANALYZE provision_runs; ANALYZE workspace_lifecycle;
+ANALYZE activity_logs, workspaces, provision_runs, workspace_lifecycle;
 """
 
 SWEEPS: dict[str, Callable[[], Any]] = {

@@ -14,7 +14,15 @@ from uuid import UUID
 from docker.errors import APIError, NotFound
 from docker.types import Mount
 
-from provisioning.backends.base import BackendError, Entry, ErrorClass, File, FileError, FileProblem
+from provisioning.backends.base import (
+    NO_STORAGE,
+    BackendError,
+    Entry,
+    ErrorClass,
+    File,
+    FileError,
+    FileProblem,
+)
 from provisioning.backends.docker import exec as inside_exec
 from provisioning.backends.docker import found, inside
 from provisioning.backends.docker.choices import Choices
@@ -39,7 +47,6 @@ PROBLEMS = {
     inside.IS_FILE: (FileProblem.IS_FILE, "path is not a directory"),
     inside.TOO_LARGE: (FileProblem.TOO_LARGE, "file too large"),
 }
-UNREACHABLE = "workspace storage unavailable; retry after it starts"
 FAILED = "the workspace's files could not be reached"
 
 
@@ -88,7 +95,7 @@ class Files:
             raise FileError(problem, message)
         detail = (ended.errors or ended.output).decode(errors="replace")[-500:]
         if ended.exit_code == inside.REFUSED:
-            raise FileError(FileProblem.UNAVAILABLE, UNREACHABLE, detail=detail)
+            raise FileError(FileProblem.UNAVAILABLE, NO_STORAGE, detail=detail)
         raise BackendError(ErrorClass.INTERNAL, FAILED, detail=f"exit {ended.exit_code}: {detail}")
 
     @contextmanager
@@ -98,7 +105,7 @@ class Files:
             yield running
             return
         if root not in STORED or not self._volumes.exists(configs_volume(workspace_id)):
-            raise FileError(FileProblem.UNAVAILABLE, UNREACHABLE)
+            raise FileError(FileProblem.UNAVAILABLE, NO_STORAGE)
         helper = self._helper(workspace_id)
         try:
             self._engine.api.start(helper)
