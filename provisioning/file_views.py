@@ -56,7 +56,7 @@ class FileViewSet(WorkspaceViewSet):
         depth = request.query_params.get("depth", "1")
         if depth not in {str(one) for one in range(1, MAX_DEPTH + 1)}:
             raise BadRequest(f"depth must be 1-{MAX_DEPTH}")
-        with _told("list"):
+        with told("list"):
             entries, source = files.list_files(self.workspace, root, path, int(depth))
         shown = [{"path": one.path, "size": one.size, "dir": one.is_folder} for one in entries]
         if len(to_json(shown)) > files.READ_BYTES:
@@ -65,7 +65,7 @@ class FileViewSet(WorkspaceViewSet):
 
     def read(self, request: Request, **kwargs: Any) -> Response:
         path, root = _path(kwargs), _root(request)
-        with _told("read"):
+        with told("read"):
             content, source = files.read_file(self.workspace, root, path)
         try:
             text = content.decode()
@@ -79,7 +79,7 @@ class FileViewSet(WorkspaceViewSet):
         content = parsed(FileInput, request)["content"].encode()
         if len(content) > TEXT_BYTES:
             raise TooLarge("file too large")
-        with _told("write"):
+        with told("write"):
             files.write_files(self.workspace, root, {path: content}, actor=principal_of(request).actor)
         return Response({"status": "saved", "path": path})
 
@@ -89,7 +89,7 @@ class FileViewSet(WorkspaceViewSet):
             raise BadRequest("many files at once can be written to /configs only")
         given = parsed(FilesInput, request)["files"]
         checked = checked_files(given) if given else {}
-        with _told("write"):
+        with told("write"):
             source = files.overlay_configs(self.workspace, checked, actor=principal_of(request).actor)
         shown = {"status": "replaced", "workspace": str(self.workspace.pk), "files": len(checked)}
         return Response({**shown, "source": source})
@@ -98,7 +98,7 @@ class FileViewSet(WorkspaceViewSet):
         path, root = _path(kwargs), _root(request)
         is_recursive = request.query_params.get("recursive") in {"true", "1"}
         actor = principal_of(request).actor
-        with _told("delete"):
+        with told("delete"):
             files.delete_file(self.workspace, root, path, recursive=is_recursive, actor=actor)
         return Response({"status": "deleted", "path": path})
 
@@ -115,7 +115,7 @@ def _path(kwargs: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _told(verb: str) -> Iterator[None]:
+def told(verb: str) -> Iterator[None]:
     """What the backend says, as an answer without its internals."""
     try:
         yield

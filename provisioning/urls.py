@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.urls import path, re_path, register_converter
 from django.urls.converters import PathConverter
 
-from access.permissions import AdminAccess, WorkspaceAccess
+from access.permissions import AdminAccess, Public, WorkspaceAccess
 from provisioning.consumers import TerminalSocket
 from provisioning.file_views import FileViewSet
 from provisioning.operator_views import (
@@ -15,6 +15,8 @@ from provisioning.operator_views import (
     PlanViewSet,
 )
 from provisioning.permissions import BootAccess
+from provisioning.plugin_views import PluginCatalogueViewSet
+from provisioning.plugin_views import PluginViewSet as Plugins
 from provisioning.terminal_views import TerminalViewSet
 from provisioning.views import BootFailure, BootView, BootViewSet
 from provisioning.views import LifecycleViewSet as View
@@ -28,6 +30,7 @@ class AnyPath(PathConverter):
 
 register_converter(AnyPath, "any")
 _ACCESS = {"permission_classes": [WorkspaceAccess]}
+_PUBLIC = {"permission_classes": [Public]}
 _ADMIN = {"permission_classes": [AdminAccess]}
 _BOOT = {"permission_classes": [BootAccess]}
 
@@ -54,6 +57,22 @@ urlpatterns = [
     path(
         "workspaces/<workspace_id>/files/<any:path>",
         FileViewSet.as_view({"get": "read", "put": "write", "delete": "remove"}, **_ACCESS),
+    ),
+    path("plugins", PluginCatalogueViewSet.as_view({"get": "list"}, **_PUBLIC)),
+    path("plugins/sources", PluginCatalogueViewSet.as_view({"get": "sources"}, **_PUBLIC)),
+    path(
+        "workspaces/<workspace_id>/plugins",
+        Plugins.as_view({"get": "list", "post": "create"}, **_ACCESS),
+    ),
+    path("workspaces/<workspace_id>/plugins/available", Plugins.as_view({"get": "available"}, **_ACCESS)),
+    path(
+        "workspaces/<workspace_id>/plugins/compatibility",
+        Plugins.as_view({"get": "compatibility"}, **_ACCESS),
+    ),
+    path("workspaces/<workspace_id>/plugins/<name>", Plugins.as_view({"delete": "destroy"}, **_ACCESS)),
+    path(
+        "workspaces/<workspace_id>/plugins/<name>/download",
+        Plugins.as_view({"get": "download"}, **_ACCESS),
     ),
     path("internal/workspaces/boot-config", BootView.as_view({"get": "config"}, **_BOOT)),
     path("internal/workspaces/boot-events", BootView.as_view({"post": "event"}, **_BOOT)),

@@ -36,6 +36,8 @@ ELSEWHERE = {
     "POST /internal/workspaces/boot-events": "machines only: tests/provisioning/test_boot_bundles.py",
     "POST /admin/workspaces/duplicates/cleanup": "tests/provisioning/test_duplicates.py: it needs a plan",
     "POST /admin/workspace-images/refresh": "containers only: tests/provisioning",
+    "POST /workspaces/:id/plugins": "tests/provisioning/test_plugins.py: it needs a catalogue",
+    "DELETE /workspaces/:id/plugins/:name": "tests/provisioning/test_plugins.py: it needs a catalogue",
     "POST /admin/a2a-queue/drop-stale": "tests/a2a/test_queue.py: it needs a queue nobody drains",
     **dict.fromkeys(
         (f"{m} /cp/:path" for m in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")), "somebody else's"

@@ -1,0 +1,77 @@
+"""Plugins of a workspace: folders below `/configs/plugins` that its agent reads when it starts.
+
+Source: docs/reference/templates.md, Plugins.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from config.errors import BadRequest, Internal, NotFound
+from provisioning.backends.base import FileError, FileProblem
+from provisioning.services import files
+from provisioning.services.restarts import Trigger, request_restart
+from templates.copying import CannotCopy, folder_files
+from templates.plugins import MANIFEST, SCHEME, Plugin, described, plugin_folder
+from workspaces.models import Workspace
+from workspaces.slugs import is_template_name
+
+log = structlog.get_logger(__name__)
+
+FOLDER = "plugins"
+
+
+def installed(workspace: Workspace) -> list[Plugin]:
+    """By name. Raises BackendError, FileError."""
+    try:
+        entries, _ = files.list_files(workspace, files.CONFIGS, FOLDER, 1)
+    except FileError as error:
+        if error.problem != FileProblem.MISSING:
+            raise
+        return []
+    return [_described(workspace, one.path) for one in entries if one.is_folder]
+
+
+def install(workspace: Workspace, source: str, *, actor: str) -> str:
+    """Copy the plugin that `source` (`local://<name>`) names, and restart with it; returns its name.
+
+    Raises BadRequest, NotFound, Internal, and as `files.write_files`.
+    """
+    folder = folder_of(source)
+    try:
+        found = folder_files(folder)
+    except CannotCopy as error:
+        log.warning("plugin.not_copied", plugin=folder.name, error=str(error))
+        raise Internal("failed to install plugin") from None
+    contents = {f"{FOLDER}/{folder.name}/{path}": content for path, content in found.items()}
+    files.write_files(workspace, files.CONFIGS, contents, actor=actor)
+    request_restart(workspace.pk, Trigger.MUTATION, f"plugin:{folder.name}")
+    return folder.name
+
+
+def uninstall(workspace: Workspace, name: str, *, actor: str) -> None:
+    """Raises NotFound, and as `files.delete_file`."""
+    if name not in {one.name for one in installed(workspace)}:
+        raise NotFound("plugin not found")
+    files.delete_file(workspace, files.CONFIGS, f"{FOLDER}/{name}", recursive=True, actor=actor)
+    request_restart(workspace.pk, Trigger.MUTATION, f"plugin:{name}")
+
+
+def folder_of(source: str) -> Path:
+    """Raises BadRequest for a source of another kind, NotFound for an unknown plugin."""
+    scheme, separator, name = source.strip().partition("://")
+    if scheme != SCHEME or not separator or not is_template_name(name):
+        raise BadRequest(f"unknown plugin source; this server knows {SCHEME}://<name>")
+    folder = plugin_folder(name)
+    if folder is None:
+        raise NotFound("plugin not found")
+    return folder
+
+
+def _described(workspace: Workspace, name: str) -> Plugin:
+    try:
+        return described(name, files.read_file(workspace, files.CONFIGS, f"{FOLDER}/{name}/{MANIFEST}")[0])
+    except FileError:
+        return Plugin(name)
