@@ -6,7 +6,7 @@ Source: docs/reference/orgimport.md.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -85,8 +85,13 @@ class Outcome:
         }
 
 
-def import_org(asked: Import) -> Outcome:
+def _quietly(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def import_org(asked: Import, *, on_progress: Callable[[int, int], None] = _quietly) -> Outcome:
     """Create what is missing of the tree. Repeating it changes nothing; an interrupted one is completed.
+    `on_progress` is told after each level how many nodes have been reached, and of how many.
 
     Raises InvalidTemplate, PreconditionFailed for missing variables, NotFound for a parent that is gone,
     Conflict for a tree that would be too deep; then nothing was written.
@@ -100,7 +105,7 @@ def import_org(asked: Import) -> Outcome:
     _audit(EventType.ORG_IMPORT_STARTED, asked)
     try:
         check_environment(asked.template)
-        outcome = _walked(asked, levels, contents)
+        outcome = _walked(asked, levels, contents, on_progress)
     except Exception as error:
         text = error.text if isinstance(error, DomainError) else "internal error"
         _audit(EventType.ORG_IMPORT_FAILED, asked, error=text)
@@ -147,10 +152,17 @@ def _check_anchor(asked: Import, levels: int) -> None:
         check_depth_below(asked.parent_id, levels)
 
 
-def _walked(asked: Import, levels: list[list[Place]], contents: Mapping[str, Contents]) -> Outcome:
+def _walked(
+    asked: Import,
+    levels: list[list[Place]],
+    contents: Mapping[str, Contents],
+    on_progress: Callable[[int, int], None],
+) -> Outcome:
     log.info("import.started", template=asked.template.key, slots=settings.MOLECULE_PROVISION_CONCURRENCY)
+    total = sum(len(level) for level in levels)
     walk = Walk(asked.template, contents, asked.parent_id, asked.actor)
-    outcome = Outcome(asked, planned=sum(len(level) for level in levels))
+    walk.on_progress = lambda reached: on_progress(reached, total)
+    outcome = Outcome(asked, planned=total)
     try:
         walk.run(levels)
     except Stopped as stopped:

@@ -7,7 +7,7 @@ Source: docs/reference/orgimport.md, The walk.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -70,6 +70,7 @@ class Walk:
     anchor: UUID | None
     actor: str
     stored: dict[int, Stored] = field(default_factory=dict)
+    on_progress: Callable[[int], None] = field(default=lambda reached: None)
     _anchor_at: Point = (0.0, 0.0)
 
     def run(self, levels: Sequence[Sequence[Place]]) -> None:
@@ -88,6 +89,7 @@ class Walk:
                 raise Stopped(level[0].node.path, "internal error") from error
             self.stored.update({one.place.index: one for one in found})
             self._log_skipped(found)
+            self.on_progress(len(self.stored))
 
     def _level(self, level: Sequence[Place]) -> list[Stored]:
         self._hold_parents(level)

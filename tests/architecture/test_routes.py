@@ -21,6 +21,8 @@ PUBLIC = {
     "GET /health/ready": "likewise",
     "GET /buildinfo": "says nothing but the revision",
     "GET /metrics": "judged by address, token or operator (activity/health.py); the test client is loopback",
+    "GET /plugins": "what could be installed; nothing of any workspace",
+    "GET /plugins/sources": "where plugins can come from",
     "GET /uploads/limits": "what a client may offer its user before it asks for anything",
     "GET /workspaces/:id": "stripped of what only operators should read",
     "GET /workspaces/:id/state": "its 404s come before the credential: a polling agent learns of a delete",

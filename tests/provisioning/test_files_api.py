@@ -196,9 +196,9 @@ def test_writers_at_the_same_time_leave_one_whole_file(place: tuple[Workspace, s
 @pytest.fixture
 def template(settings: Any) -> None:
     folder = Path(settings.CONFIGS_DIR) / "tutor"
-    (folder / "docs").mkdir(parents=True)
+    (folder / "guides").mkdir(parents=True)
     (folder / "config.yaml").write_text("name: Tutor\nruntime: langgraph\n")
-    for name in ("system-prompt.md", "docs/a.md", "docs/b.md"):
+    for name in ("system-prompt.md", "guides/a.md", "guides/b.md"):
         (folder / name).write_text(f"of the template: {name}")
 
 
@@ -206,15 +206,15 @@ def template(settings: Any) -> None:
 def test_a_deleted_file_does_not_come_back_with_a_restart(backend: Any, doorbell: Any) -> None:
     row = running(backend, doorbell, template="tutor")
     admin().delete(url(row, "system-prompt.md"))
-    admin().delete(url(row, "docs", recursive="1"))
+    admin().delete(url(row, "guides", recursive="1"))
     admin().delete(url(row, "config.yaml"))
-    admin().put(url(row, "docs/b.md"), {"content": "mine"})
+    admin().put(url(row, "guides/b.md"), {"content": "mine"})
     backend.stored[row.pk]["/configs"].clear()  # the harder case: storage that was lost
     admin().post(f"/workspaces/{row.pk}/restart")
     doorbell.work()
     brought = set(backend.specs[-1].files)
-    assert {"system-prompt.md", "docs/a.md"}.isdisjoint(brought)
-    assert {"config.yaml", "docs/b.md"} <= brought
+    assert {"system-prompt.md", "guides/a.md"}.isdisjoint(brought)
+    assert {"config.yaml", "guides/b.md"} <= brought
 
 
 # --- Where there is no storage
@@ -226,18 +226,18 @@ def test_before_the_first_start_the_files_to_come_are_shown(backend: Any, doorbe
     answer = admin().get(url(row, depth="2"))
     assert answer.headers["X-Molecule-Files-Source"] == "template"
     assert [one["path"] for one in answer.json()] == [
-        "config.yaml", "docs", "docs/a.md", "docs/b.md", "system-prompt.md",
+        "config.yaml", "guides", "guides/a.md", "guides/b.md", "system-prompt.md",
     ]  # fmt: skip
-    assert content(row, "docs/a.md") == "of the template: docs/a.md"
+    assert content(row, "guides/a.md") == "of the template: guides/a.md"
     assert refusal(admin().get(url(row, path="none"))) == (404, "file not found")
     text = "workspace storage unavailable; retry after it starts"
     for answer in (
         admin().put(url(row, "x"), {"content": ""}),
-        admin().delete(url(row, "docs/a.md")),
+        admin().delete(url(row, "guides/a.md")),
         admin().get(url(row, root="/workspace")),
     ):
         assert refusal(answer) == (503, text)
-    assert content(row, "docs/a.md") == "of the template: docs/a.md"
+    assert content(row, "guides/a.md") == "of the template: guides/a.md"
 
 
 @pytest.mark.usefixtures("no_backend")
@@ -269,13 +269,13 @@ def test_an_edit_on_a_machine_is_kept_for_its_next_start(machines: Any, doorbell
     row = WorkspaceFactory(template="tutor", instance_id="i-1")
     assert admin().put(url(row, "notes.md"), {"content": "mine"}).status_code == 200
     assert admin().put(url(row), {"files": {"system-prompt.md": "edited"}}).json()["source"] == "volume"
-    assert admin().delete(url(row, "docs/a.md")).status_code == 200
-    assert refusal(admin().delete(url(row, "docs"))) == (400, "path is a directory")
-    assert refusal(admin().put(url(row, "docs"), {"content": ""})) == (400, "path is a directory")
+    assert admin().delete(url(row, "guides/a.md")).status_code == 200
+    assert refusal(admin().delete(url(row, "guides"))) == (400, "path is a directory")
+    assert refusal(admin().put(url(row, "guides"), {"content": ""})) == (400, "path is a directory")
     assert refusal(admin().put(url(row, "notes.md/x"), {"content": ""})) == (400, "path is not a directory")
-    assert listed(row, depth="2") == ["config.yaml", "docs", "docs/b.md", "notes.md", "system-prompt.md"]
+    assert listed(row, depth="2") == ["config.yaml", "guides", "guides/b.md", "notes.md", "system-prompt.md"]
     assert content(row, "system-prompt.md") == "edited"
-    assert stored_files(row.pk) == {"docs/a.md": None, "notes.md": b"mine", "system-prompt.md": b"edited"}
+    assert stored_files(row.pk) == {"guides/a.md": None, "notes.md": b"mine", "system-prompt.md": b"edited"}
     assert refusal(admin().put(url(row, "x", root="/workspace"), {"content": ""}))[0] == 503
 
 
