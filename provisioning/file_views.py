@@ -32,7 +32,6 @@ from workspaces.views import WorkspaceViewSet
 log = structlog.get_logger(__name__)
 
 SOURCE = "X-Molecule-Files-Source"
-MAX_DEPTH = 5
 
 
 class FileInput(serializers.Serializer[Any]):
@@ -54,8 +53,8 @@ class FileViewSet(WorkspaceViewSet):
         path, root = request.query_params.get("path", ""), _root(request)
         path = plain_or_refused(path) if path else ""
         depth = request.query_params.get("depth", "1")
-        if depth not in {str(one) for one in range(1, MAX_DEPTH + 1)}:
-            raise BadRequest(f"depth must be 1-{MAX_DEPTH}")
+        if depth not in {str(one) for one in range(1, files.DEEPEST + 1)}:
+            raise BadRequest(f"depth must be 1-{files.DEEPEST}")
         with told("list"):
             entries, source = files.list_files(self.workspace, root, path, int(depth))
         shown = [{"path": one.path, "size": one.size, "dir": one.is_folder} for one in entries]

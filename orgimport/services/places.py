@@ -28,6 +28,19 @@ def first_places(
     return _beside(places, children)
 
 
+def free_place() -> Point:
+    """Where one more root stands: right of every root there is."""
+    edges = _edges(_live_children(without=set()))
+    return (max(edges) + ROOT_GAP if edges else ROOT_X), ROOT_Y
+
+
+def _edges(children: dict[UUID | None, list[UUID]]) -> list[float]:
+    """How far right each root reaches."""
+    roots = children.get(None, [])
+    at = {one.pk: one.x for one in CanvasLayout.objects.filter(pk__in=roots)} if roots else {}
+    return [at.get(root, 0.0) + _size(root, children)[0] for root in roots]
+
+
 def _below(
     anchor: UUID, at: Point, places: Sequence[Place], children: dict[UUID | None, list[UUID]]
 ) -> dict[int, Point]:
@@ -37,9 +50,7 @@ def _below(
 
 
 def _beside(places: Sequence[Place], children: dict[UUID | None, list[UUID]]) -> dict[int, Point]:
-    roots = children.get(None, [])
-    at = {one.pk: one.x for one in CanvasLayout.objects.filter(pk__in=roots)} if roots else {}
-    edges = [at.get(root, 0.0) + _size(root, children)[0] for root in roots]
+    edges = _edges(children)
     found: dict[int, Point] = {}
     for place in places:
         given = place.node.canvas

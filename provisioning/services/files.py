@@ -18,6 +18,7 @@ from provisioning import dispatch
 from provisioning.backends.base import (
     NO_FILE,
     NO_STORAGE,
+    BackendError,
     ComputeState,
     Entry,
     File,
@@ -27,7 +28,7 @@ from provisioning.backends.base import (
 from provisioning.preparation import chosen_model
 from templates.configs import imported_config
 from templates.folders import CONFIG_FILE
-from templates.services import forget_files, store_files
+from templates.services import TEXT_BYTES, forget_files, store_files
 from templates.sources import NoSource, start_files
 from workspaces.defaults import default_tier
 from workspaces.models import Workspace
@@ -37,6 +38,7 @@ log = structlog.get_logger(__name__)
 ROOTS = ("/configs", "/workspace", "/home", "/plugins")
 CONFIGS = ROOTS[0]
 READ_BYTES = 5 * 1024 * 1024
+DEEPEST = 5
 # Of the runtime, of other tools, or credentials of the running agent: neither shown nor touched.
 HIDDEN = frozenset({
     ".git", "__pycache__", "node_modules", ".DS_Store", ".hermes", ".auth_token", ".platform_inbound_secret",
@@ -84,6 +86,22 @@ def read_file(workspace: Workspace, root: str, path: str) -> tuple[bytes, str]:
         is_folder = any(one.startswith(f"{path}/") for one in files)
         raise FileError(FileProblem.IS_FOLDER, "path is a directory") if is_folder else _missing()
     return files[path], TEMPLATE
+
+
+def config_files(workspace: Workspace) -> dict[str, bytes]:
+    """Every file below the config folder that a text file may be as large as, by path.
+
+    Raises Unavailable when one of them cannot be read: a part would pass for the whole.
+    """
+    try:
+        entries, _ = list_files(workspace, CONFIGS, "", DEEPEST)
+        paths = [one.path for one in entries if not one.is_folder and one.size <= TEXT_BYTES]
+        return {path: read_file(workspace, CONFIGS, path)[0] for path in paths}
+    except BackendError as error:
+        log.warning(
+            "workspace_file.unreadable", workspace_id=str(workspace.pk), error=error.detail or str(error)
+        )
+        raise Unavailable(NO_STORAGE) from None
 
 
 def write_files(workspace: Workspace, root: str, files: Mapping[str, bytes], *, actor: str) -> str:

@@ -252,6 +252,8 @@ CASES = [
     Case("PUT /workspaces/:id/files/:path", lambda o, v: content_of(o, v) == "new", {"content": "new"}, a_file),
     Case("PUT /workspaces/:id/files", lambda o, v: content_of(o, v) == "new", {"files": {"truth.md": "new"}}, a_file),
     Case("DELETE /workspaces/:id/files/:path", lambda o, v: content_of(o, v) is None, arrange=a_file),
+    Case("POST /bundles/import", lambda o, v: v["mark"] in {row["name"] for row in o.get("/workspaces")},
+         {"name": "<mark>"}, lambda o, v: {"mark": uuid4().hex}),
     Case("PUT /canvas/viewport", lambda o, v: o.get("/canvas/viewport")["zoom"] == 2, {"x": 3, "y": 4, "zoom": 2}),
 ]  # fmt: skip
 

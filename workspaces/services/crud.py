@@ -64,6 +64,7 @@ class NewWorkspace:
     x: float = 0.0
     y: float = 0.0
     secrets: Mapping[str, str] = field(default_factory=dict)
+    source_bundle_id: str | None = None
 
     @property
     def is_external(self) -> bool:
@@ -165,6 +166,7 @@ def new_row(wanted: NewWorkspace) -> Workspace:
         workspace_access=wanted.workspace_access,
         budget_limit=wanted.budget_limit,
         max_concurrent_tasks=wanted.max_concurrent_tasks,
+        source_bundle_id=wanted.source_bundle_id,
         generation=0 if wanted.is_external else 1,
         provision_deadline_at=None if wanted.is_external else timezone.now() + QUEUE_GRACE,
     )
@@ -211,6 +213,8 @@ def _announce_creation(row: Workspace, wanted: NewWorkspace) -> None:
         x, y = x - above_x, y - above_y  # the canvas reads a child's coordinates relative to its parent
     if (wanted.x, wanted.y) != (0.0, 0.0):
         payload.update(x=x, y=y)
+    if wanted.source_bundle_id:
+        payload["source_bundle_id"] = wanted.source_bundle_id
     record(EventType.WORKSPACE_PROVISIONING, row.pk, payload)
     if row.status == Status.ONLINE:
         record(EventType.WORKSPACE_ONLINE, row.pk, {"name": row.name, "external": True})
