@@ -62,6 +62,7 @@ class Terms:
 
 
 DEFAULT_TERMS = Terms()
+BOUNDS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ async def exchanged(ready: Ready, stream: Stream | None = None) -> Reply | Faile
 
 def settle(ready: Ready, outcome: Reply | Failed) -> Result:
     """Judge what happened on the wire, keep the message if the target is busy, and write it down."""
+    tally.observe("molecule_a2a_request_seconds", time.monotonic() - ready.began, BOUNDS_S)
     result = _judged(ready, outcome)
     if result.kind == Kind.BUSY and ready.is_send and _may_queue(ready.terms, result):
         return _counted(_queued(ready, result))

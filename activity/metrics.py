@@ -104,6 +104,7 @@ HISTOGRAMS = [
     Family(
         "molecule_provision_duration_seconds", "histogram", "Seconds of the steps of a start that went well."
     ),
+    Family("molecule_a2a_request_seconds", "histogram", "Seconds until it was known what became of a call."),
 ]
 # Stored as whole microseconds.
 MICROSECONDS = {

@@ -11,7 +11,9 @@ import pytest
 from django.test import Client
 
 from a2a.models import QueueItem
+from activity.metrics import render
 from activity.models import ActivityLog, StructureEvent
+from activity.tally import tally
 from provisioning.backends.base import ComputeState
 from tests.a2a.fake_agent import answers, breaks_off, echo, hangs_up, said, waits
 from tests.a2a.talking import as_workspace, at, message, say
@@ -88,6 +90,18 @@ def test_cousins_may_not_and_the_line_of_ancestors_may(agent):
 
 
 # --- The envelope
+
+
+def test_how_long_a_call_took_is_measured(agent):
+    tally.forget()  # what earlier tests counted
+    agent.behaves(waits(most_s=0.3))
+    say(at(agent))
+    tally.flush()
+    text, name = render(), "molecule_a2a_request_seconds"
+    assert f"# TYPE {name} histogram" in text
+    assert f"{name}_count 1" in text
+    assert f'{name}_bucket{{le="0.25"}}' not in text
+    assert f'{name}_bucket{{le="1800"}} 1' in text
 
 
 def test_a_bare_message_is_wrapped(agent):
