@@ -115,6 +115,7 @@ class ActivityLog(models.Model):
                 "workspace", "target_id", name="activity_logs_target", condition=Q(target_id__isnull=False)
             ),
             models.Index("created_at", name="activity_logs_retention"),
+            models.Index("created_at", name="activity_logs_pending", condition=Q(status="pending")),
             models.Index(
                 "workspace", "seq", name="activity_logs_inbox", condition=Q(activity_type="a2a_receive")
             ),

@@ -6,7 +6,7 @@ Source: docs/reference/a2a.md, The row and the events.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +28,9 @@ from workspaces.services import note_outbound, record_usage
 
 PENDING = "pending"
 LONGEST_TURN = timedelta(hours=1)  # after which nobody works on a message that is still pending
+
+
+ABANDONED = "the server stopped while the agent was asked; whether it answered is not known"
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,18 @@ def complete(row: ActivityLog, caller: Caller, name: str, result: Result, durati
 
 def _failure(name: str, result: Result) -> str:
     return f"A2A request to {name} failed: {result.error}"
+
+
+def close_abandoned(now: datetime, *, most: int) -> int:
+    """End the rows whose process died in the middle of a turn: nobody will write what became of them."""
+    rows = ActivityLog.objects.filter(
+        status=PENDING, activity_type=INBOX_TYPE, created_at__lt=now - LONGEST_TURN
+    )
+    ids = list(rows.order_by("created_at").values_list("pk", flat=True)[:most])
+    closed = [
+        complete_activity(row_id=one, status="error", error_detail=ABANDONED, announce=True) for one in ids
+    ]
+    return sum(1 for row in closed if row is not None)
 
 
 def close_unsent(item: QueueItem) -> None:

@@ -16,7 +16,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.models import Q
 
 from a2a.models import FINAL, QueueItem, QueueStatus
-from a2a.services import queue
+from a2a.services import messages, queue
 from a2a.services.queue import MOST_ATTEMPTS, Fate
 from config.jobs import Job, enqueue
 from workspaces.models import ALIVE
@@ -44,6 +44,7 @@ def sweep_queue(now: datetime) -> dict[str, int]:
         "expired": _each(expired, lambda item: queue.drop(item, EXPIRED)),
         "returned": _each(lost, _return),
         "drained": _ring(now),
+        "abandoned": messages.close_abandoned(now, most=BATCH),
         "purged": _purge(now),
     }
     if any(done.values()):

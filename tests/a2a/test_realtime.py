@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from django.utils import timezone
 
+from a2a.services.messages import ABANDONED
+from a2a.services.sweeps import sweep_queue
 from activity.models import ActivityLog
 from tests.a2a.fake_agent import Exchange, FakeAgent, said, waits
 from tests.a2a.talking import at, message
@@ -93,3 +98,22 @@ def test_a_caller_that_leaves_does_not_end_the_turn(server: Realtime, agent: Fak
     agent.released.set()
     eventually(lambda: answer_of(target) is not None)
     assert len(agent.requests) == 1
+
+
+def test_a_message_whose_process_died_does_not_stay_pending(agent: FakeAgent, server: Realtime) -> None:
+    agent.behaves(waits())
+    target, body = at(agent), message("hello?", messageId="m-1")
+    asked = {**HEADERS, "X-Timeout": "0"}  # and not let go after the budget of a canvas
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(httpx.post, path(server, target), json=body, headers=asked, timeout=60)
+        eventually(lambda: len(agent.requests) == 1)
+        server.end()
+        with pytest.raises(httpx.HTTPError):
+            call.result(60)
+    agent.released.set()
+    row = ActivityLog.objects.get(workspace_id=target.pk)
+    assert (row.status, sweep_queue(timezone.now())["abandoned"]) == ("pending", 0)
+    assert sweep_queue(timezone.now() + timedelta(minutes=61))["abandoned"] == 1
+    row.refresh_from_db()
+    assert (row.status, row.error_detail) == ("error", ABANDONED)
+    assert sweep_queue(timezone.now() + timedelta(minutes=61))["abandoned"] == 0

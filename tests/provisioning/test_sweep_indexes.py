@@ -11,6 +11,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from a2a.services.sweeps import sweep_queue
 from provisioning import dispatch
 from provisioning.backends.memory import InMemoryBackend
 from provisioning.services import sweeps
@@ -47,6 +48,7 @@ SWEEPS: dict[str, Callable[[], Any]] = {
     "hibernation-monitor": lambda: sweeps.tend_idle(timezone.now()),
     "phantom-busy-sweep": lambda: reset_phantom_busy(timezone.now()),
     "compute-reconciler": lambda: sweeps.reconcile(timezone.now()),
+    "a2a-queue-sweeper": lambda: sweep_queue(timezone.now()),
     "health-sweep": lambda: sweeps.check_health(timezone.now()),
 }
 
