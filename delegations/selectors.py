@@ -5,7 +5,7 @@ Source: docs/reference/delegations.md, Reading.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import UUID
 
@@ -46,6 +46,7 @@ class Texts:
 
     task: str | None
     outcome: str | None
+    attachments: list[dict[str, Any]] = field(default_factory=list)  # of the task
 
 
 def of_workspace(workspace_id: UUID, *, direction: str = "sent") -> QuerySet[Delegation]:
@@ -105,9 +106,11 @@ def texts(row: Delegation) -> Texts:
     bodies = {line.method: line for line in lines_of(row.caller_id, row.pk)}
     task, result = bodies.get(DELEGATE), bodies.get(RESULT)
     said = (result.response_body or {}) if result else {}
+    asked = (task.request_body or {}) if task else {}
     return Texts(
-        task=(task.request_body or {}).get("task") if task else None,
+        task=asked.get("task"),
         outcome=said.get("text", said.get("error")),
+        attachments=asked.get("attachments") or [],
     )
 
 

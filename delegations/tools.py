@@ -86,13 +86,7 @@ def check_task_status(workspace: Workspace, given: Arguments) -> Outcome:
 
 
 def send_message_to_user(workspace: Workspace, given: Arguments) -> Outcome:
-    message, attachments = _text(given, "message"), given.get("attachments") or []
-    if not isinstance(attachments, list):
-        raise ToolError("attachments must be a list")
-    try:
-        files = checked_attachments(attachments)
-    except BadRequest as error:
-        raise ToolError(error.text) from None
+    message, files = _text(given, "message"), _attachments(given)
     message_user(workspace_id=workspace.pk, name=workspace.name, message=message, attachments=files)
     return "Message sent."
 
@@ -107,14 +101,24 @@ def ended(row: Delegation) -> str:
 
 
 def _delegated(workspace: Workspace, given: Arguments, source: Source, **more: Any) -> Delegation:
-    target, text = _target(given), _text(given, "task")
+    target, text, files = _target(given), _text(given, "task"), _attachments(given)
     try:
-        return delegate(Task(workspace.pk, target, text, source=source, **more)).row
+        return delegate(Task(workspace.pk, target, text, source=source, attachments=files, **more)).row
     except NotFound:
         raise ToolError("workspace not found") from None
     except Forbidden:
         text = f"workspace {workspace.pk} is not authorised to communicate with {target}"
         raise ToolError(text) from None
+    except BadRequest as error:
+        raise ToolError(error.text) from None
+
+
+def _attachments(given: Arguments) -> list[dict[str, Any]]:
+    attachments = given.get("attachments") or []
+    if not isinstance(attachments, list):
+        raise ToolError("attachments must be a list")
+    try:
+        return checked_attachments(attachments)
     except BadRequest as error:
         raise ToolError(error.text) from None
 
@@ -158,12 +162,12 @@ _ALL = {
     "list_peers": Tool(list_peers, "The workspaces this one works with directly.", _schema()),
     "get_workspace_info": Tool(get_workspace_info, "What this workspace is.", _schema()),
     "delegate_task": Tool(
-        delegate_task, "Hand a task to a peer and wait for its answer.", _schema("workspace_id task")
+        delegate_task, "Hand a task to a peer and wait for its answer.", _schema("workspace_id task", _FILES)
     ),
     "delegate_task_async": Tool(
         delegate_task_async,
         "Hand a task to a peer; the result comes to the inbox.",
-        _schema("workspace_id task"),
+        _schema("workspace_id task", _FILES),
     ),
     "check_task_status": Tool(
         check_task_status, "What became of a task that was handed on.", _schema("workspace_id task_id")

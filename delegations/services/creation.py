@@ -5,8 +5,10 @@ Source: docs/reference/delegations.md, Delegating.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -39,6 +41,7 @@ class Task:
     deadline_s: int = DEADLINE_S
     source: Source = Source.API
     inline_until: datetime | None = None
+    attachments: Sequence[Mapping[str, Any]] = ()  # references to files, judged
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def _write(task: Task, *, delegation_id: str, status: Status, callee_name: str) 
         workspace_id=task.caller_id,
         delegation_id=row.pk,
         shown=row.shown,
-        lines=[steps.task_line(row, task=text, callee_name=callee_name)],
+        lines=[steps.task_line(row, task=text, attachments=task.attachments, callee_name=callee_name)],
         events=[steps.sent_event(row, text)],
     )
     return row

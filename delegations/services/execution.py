@@ -54,21 +54,24 @@ def dispatch(delegation_id: str) -> None:
     row = _claimed(delegation_id)
     if row is None:
         return
-    task = selectors.texts(row).task
-    if task is None:
+    asked = selectors.texts(row)
+    if asked.task is None:
         transition(row.pk, Change(Status.FAILED, error=NO_TASK))
         return
     with keeper.keeping(row.pk):
-        result = _sent(row, envelope_of(row, task))
+        result = _sent(row, envelope_of(row, asked))
         persistent(lambda: settle(row.pk, result))
 
 
-def envelope_of(row: Delegation, task: str) -> dict[str, Any]:
+def envelope_of(row: Delegation, asked: selectors.Texts) -> dict[str, Any]:
     """The A2A message of a delegation; its id is the delegation's, so a repeat can be recognised."""
     message = {
         "role": "user",
         "messageId": row.pk,
-        "parts": [{"kind": "text", "text": task}],
+        "parts": [
+            {"kind": "text", "text": asked.task},
+            *({"kind": "file", "file": dict(one)} for one in asked.attachments),
+        ],
         "metadata": {"delegation_id": row.pk},
     }
     return {"jsonrpc": "2.0", "id": row.pk, "method": "message/send", "params": {"message": message}}

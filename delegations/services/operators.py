@@ -41,7 +41,7 @@ def requeue_delegation(*, delegation_id: str, reason: str, actor: str) -> Delega
     row = Delegation.objects.filter(pk=delegation_id).first()
     if row is None:
         raise NotFound("delegation not found")
-    task = selectors.texts(row).task
+    asked = selectors.texts(row)
     now = timezone.now()
     late = row.deadline < now
     deadline = now + timedelta(seconds=DEADLINE_S) if late else row.deadline
@@ -54,12 +54,12 @@ def requeue_delegation(*, delegation_id: str, reason: str, actor: str) -> Delega
     }
     change = Change(Status.DISPATCHED, via="operator", is_requeue=True, columns=columns)
     moved = _moved(transition(delegation_id, change))
-    if task is None:
+    if asked.task is None:
         raise Conflict(NO_TASK, status=row.status)
     take_back(delegation_id)
     kept = enqueue_message(
         row.callee_id,
-        envelope_of(row, task),
+        envelope_of(row, asked),
         workspace_caller(row.caller_id),
         expires_at=deadline,
         delegation_id=delegation_id,

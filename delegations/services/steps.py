@@ -5,6 +5,7 @@ Source: docs/reference/delegations.md, What is written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,10 @@ _WAITS = {
 }
 
 
-def task_line(row: Delegation, *, task: str, callee_name: str) -> Line:
+def task_line(
+    row: Delegation, *, task: str, attachments: Sequence[Mapping[str, Any]] = (), callee_name: str
+) -> Line:
+    files = {"attachments": [dict(one) for one in attachments]} if attachments else {}
     return Line(
         activity_type=DELEGATION_TYPE,
         method=DELEGATE,
@@ -33,7 +37,7 @@ def task_line(row: Delegation, *, task: str, callee_name: str) -> Line:
         target_id=row.callee_id,
         summary=f"Delegating to {callee_name}",
         status=row.shown,
-        request_body={"task": task, "delegation_id": row.pk},
+        request_body={"task": task, "delegation_id": row.pk, **files},
         response_body={"delegation_id": row.pk},
         idempotency_key=row.idempotency_key,
     )

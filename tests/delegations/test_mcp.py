@@ -115,6 +115,21 @@ def test_an_answer_comes_inline_and_nothing_to_the_inbox(agent, working):
     assert sweep(row.updated_at, up_since=row.updated_at)["told"] == 0
 
 
+@pytest.mark.parametrize("tool", ["delegate_task", "delegate_task_async"])
+def test_files_go_along_with_a_task(agent, doorbell, working, tool):
+    caller, callee = pair(**agent.place)
+    good = {"uri": "workspace:/workspace/beans.csv", "name": "beans.csv", "mimeType": "text/csv", "size": 12}
+    use(caller, tool, workspace_id=str(callee.pk), task="count", attachments=[good])
+    eventually(lambda: agent.requests)
+    assert agent.requests[0].message["parts"] == [
+        {"kind": "text", "text": "count"}, {"kind": "file", "file": good},
+    ]  # fmt: skip
+    for bad in ("x", [{"name": "n"}], [{"uri": "javascript:x", "name": "n"}]):
+        refused = use(caller, tool, workspace_id=str(callee.pk), task="count", attachments=bad)
+        assert refused["code"] == -32000
+    assert Delegation.objects.count() == 1
+
+
 def test_an_error_comes_inline_too(agent, working):
     agent.behaves(answers({"jsonrpc": "2.0", "error": {"code": 1, "message": "no beans"}}))
     caller, callee = pair(**agent.place)
