@@ -41,7 +41,7 @@ class Uploads:
         self._announce = announce
         self._known: OrderedDict[str, str] = OrderedDict()  # platform-pending uri: local uri
         self._lock = threading.Lock()
-        self._fetching: set[str] = set()
+        self._running: dict[str, Future[None]] = {}  # file id: its fetch
 
     def batch(self) -> Batch:
         return Batch(self)
@@ -84,14 +84,25 @@ class Uploads:
         files = answer.body.get("files") if answer.ok and isinstance(answer.body, dict) else None
         with self.batch() as batch:
             for one in files if isinstance(files, list) else []:
-                if isinstance(one, dict) and one.get("file_id") not in self._fetching:
-                    batch.add(one)
+                batch.add(one)
         return answer.status not in (404, 405)
 
-    def fetch(self, client: FileClient, manifest: dict[str, Any]) -> None:
+    def begin(self, pool: ThreadPoolExecutor, client: FileClient, manifest: dict[str, Any]) -> Future[None]:
+        """Fetch the file in the pool, or join the fetch of it that runs already: the inbox and the list of
+        waiting files may come upon the same one.
+        """
+        file_id = manifest["file_id"]
+        with self._lock:
+            running = self._running.get(file_id)
+            if running is not None and not running.done():
+                return running
+            self._running = {known: one for known, one in self._running.items() if not one.done()}
+            self._running[file_id] = begun = pool.submit(self._fetch, client, manifest)
+            return begun
+
+    def _fetch(self, client: FileClient, manifest: dict[str, Any]) -> None:
         """Never raises: one file that fails must not cost the others."""
         file_id, name = manifest["file_id"], manifest["name"]
-        self._fetching.add(file_id)
         try:
             uri = client.fetch(file_id, name, self._folder)
         except Gone:
@@ -103,8 +114,6 @@ class Uploads:
         except Exception:
             log.exception("uploads: %s was not fetched", file_id)
             return
-        finally:
-            self._fetching.discard(file_id)
         with self._lock:
             is_new = manifest["uri"] not in self._known
             self._known[manifest["uri"]] = uri
@@ -151,7 +160,7 @@ class Batch:
         if self._pool is None or self._client is None:
             self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="upload")
             self._client = self._uploads.client()
-        self._running.append(self._pool.submit(self._uploads.fetch, self._client, manifest))
+        self._running.append(self._uploads.begin(self._pool, self._client, manifest))
         return True
 
     def settle(self) -> None:

@@ -64,8 +64,9 @@ def test_files_are_here_before_their_message_is_answered(
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "state" / FILES).iterdir()}
     assert modes == {0o600}
     assert f'inbox: file "alpha 1.txt" is at {here[0]}' in agent.output()
-    order = [seen.path.rpartition("/")[2] for seen in platform.seen]
-    assert order.index("notify") > max(index for index, name in enumerate(order) if name == "content")
+    order = [seen.path for seen in platform.seen]
+    acknowledged = [order.index(f"{OWN}/pending-uploads/{one}/ack") for one in (first, second)]
+    assert max(acknowledged) < order.index(f"{OWN}/notify")
 
 
 def test_an_agent_killed_between_fetch_and_acknowledgement_keeps_one_copy(
@@ -165,6 +166,21 @@ def test_a_file_that_failed_once_is_had_through_the_list(
     assert running.uploads.reconcile()
     assert platform.acked == [one]
     assert list(running.stored().values()) == [b"late"]
+
+
+def test_the_inbox_waits_for_a_file_that_is_being_fetched_through_the_list(
+    platform: FakePlatform, running: Running
+) -> None:
+    one = platform.add_file(b"once", "a.txt")
+    platform.delays_s["/content"] = 1.0
+    reconciling = threading.Thread(target=running.uploads.reconcile)
+    reconciling.start()
+    until(lambda: platform.at_once == 1, "the file is being fetched")
+    platform.add_message("look", message=with_files("look", one))
+    running.inbox.poll()
+    assert platform.notified() == [f"echo: look\n{LOCAL}/{hexed(one)}-a.txt"]
+    reconciling.join()
+    assert (len(platform.calls("/content")), set(platform.acked)) == (1, {one})
 
 
 def test_a_file_that_is_gone_is_not_acknowledged(platform: FakePlatform, running: Running) -> None:
