@@ -13,7 +13,7 @@ import httpx
 from a2a import wire
 from a2a.answers import error_text, read_answer
 from a2a.results import GATEWAY, GATEWAY_UNKNOWN, Delivered, Kind, Result
-from a2a.services.targets import STARTING, Life
+from a2a.services.targets import STARTING, UNREACHED, Life, Unreachable
 from a2a.wire import Failed, Reply, Trouble
 from config.errors import (
     BadGateway,
@@ -85,8 +85,7 @@ def of_failure(outcome: Failed, life: Life) -> Result:
     if outcome.trouble == Trouble.UNREACHED and life == Life.ALIVE:
         return settling()
     if outcome.trouble == Trouble.UNREACHED and life == Life.UNSURE:
-        error = BadGateway("failed to reach workspace agent")
-        return told(Kind.UNREACHABLE, Delivered.NO, error)
+        return told(Kind.UNREACHABLE, Delivered.NO, BadGateway(UNREACHED))
     is_certain = outcome.trouble == Trouble.UNREACHED
     return busy(Delivered.NO if is_certain else Delivered.UNKNOWN, reason=outcome.reason)
 
@@ -150,6 +149,8 @@ def of_refusal(error: DomainError) -> Result:
     match error:
         case NotFound() | BadRequest():
             return told(Kind.INVALID, Delivered.NO, error)
+        case Unreachable():
+            return told(Kind.UNREACHABLE, Delivered.NO, error)
         case Forbidden() | PaymentRequired() | BadGateway():
             return told(Kind.DENIED, Delivered.NO, error)
     if error.fields.get("waking"):

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 CONNECT_S = 10.0
+NAME_TRIES, NAME_PAUSE_S = 5, 0.3  # a container that restarts has no name for a moment
 WRITE_S = 60.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _tls = ssl.create_default_context()  # costly to make, safe to share
@@ -103,7 +104,7 @@ async def exchange(
     An event stream is also passed to `stream`, chunk by chunk.
     """
     clock = _Clock()
-    turn = asyncio.create_task(_turn(call, body, clock, stream))
+    turn = asyncio.create_task(_named_turn(call, body, clock, stream))
     try:
         is_ceiling = await _wait(turn, patience, clock)
         if turn.done():
@@ -160,6 +161,16 @@ async def _heard_elsewhere(patience: Patience, clock: _Clock) -> bool:
         return False
     clock.heard = sign
     return sign + patience.idle_s > time.time()
+
+
+async def _named_turn(call: Call, body: bytes, clock: _Clock, stream: Stream | None) -> Reply | Failed:
+    """A name that is not known was not sent to; only our own compute's names come back in a moment."""
+    for _ in range(NAME_TRIES):
+        outcome = await _turn(call, body, clock, stream)
+        if call.address is not None or not isinstance(outcome, Failed) or not outcome.name_unknown:
+            return outcome
+        await asyncio.sleep(NAME_PAUSE_S)
+    return await _turn(call, body, clock, stream)
 
 
 async def _turn(call: Call, body: bytes, clock: _Clock, stream: Stream | None) -> Reply | Failed:

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from a2a.callers import Caller, CallerKind
 from a2a.wire import Call
-from access.url_policy import vetted_address
+from access.url_policy import Unresolvable, vetted_address
 from config.errors import BadGateway, BadRequest, Forbidden, NotFound, PaymentRequired, Unavailable
 from provisioning.services import Standing, is_waking, lose, standing_of, wake
 from workspaces.budgets import effective_spend
@@ -25,9 +25,14 @@ from workspaces.models import Status, UrlSource, Workspace
 from workspaces.selectors import can_communicate, internal_address
 from workspaces.services import inbound_secret
 
+UNREACHED = "failed to reach workspace agent"
 WAKING_S = 15  # after which a sender may ask again
 FRESH = timedelta(seconds=60)
 STARTING = frozenset({Status.PROVISIONING, Status.AWAITING_AGENT})
+
+
+class Unreachable(BadGateway):
+    """Not refused: a name that has no address now may have one at the next attempt."""
 
 
 def admitted(target_id: UUID, caller: Caller) -> Workspace:
@@ -56,7 +61,8 @@ def is_spent(target: Workspace) -> bool:
 def call_for(target: Workspace) -> Call:
     """How to reach a push-mode workspace.
 
-    Raises Unavailable (no url, or asleep: then it is woken), BadGateway (an address we do not call).
+    Raises Unavailable (no url, or asleep: then it is woken), Unreachable (its name has no address now),
+    BadGateway (an address we do not call).
     """
     if not target.url:
         if wake_sleeping(target) or is_waking(target):
@@ -67,6 +73,8 @@ def call_for(target: Workspace) -> Call:
         return Call(url, None, inbound_secret(target.pk))
     try:
         address = vetted_address(url, is_saas=is_saas())
+    except Unresolvable:
+        raise Unreachable(UNREACHED) from None
     except BadRequest:
         raise BadGateway("workspace URL is not publicly routable") from None
     return Call(url, str(address), inbound_secret(target.pk))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from typing import Any
@@ -10,7 +11,11 @@ from uuid import UUID, uuid4
 import pytest
 from django.test import Client
 
+from a2a import wire
+from a2a.callers import CANVAS
 from a2a.models import QueueItem
+from a2a.services import queue
+from a2a.services.drain import drain
 from activity.metrics import render
 from activity.models import ActivityLog, StructureEvent
 from activity.tally import tally
@@ -358,6 +363,38 @@ def test_a_sleeping_target_is_woken_once_by_ten_at_once(backend):
 def test_addresses_that_must_not_be_called(url: str):
     answer = say(WorkspaceFactory(url=url))
     assert (answer.status_code, answer.json()) == (502, {"error": "workspace URL is not publicly routable"})
+
+
+def test_a_name_without_an_address_is_no_refusal(agent):
+    """It may have one in a moment: a queued message must not be failed at once."""
+    target = WorkspaceFactory(url="http://no-such-host.invalid/")
+    answer = say(target)
+    assert (answer.status_code, answer.json()) == (502, {"error": "failed to reach workspace agent"})
+    item = queue.enqueue_message(target.pk, message("again", messageId="again"), CANVAS).item
+    drain(target.pk)
+    item.refresh_from_db()
+    assert (item.status, item.attempts) == ("queued", 1)
+
+
+@pytest.mark.parametrize("failures", [2, 99])
+def test_the_name_of_our_own_compute_is_asked_for_again(agent, monkeypatch, failures: int):
+    monkeypatch.setattr(wire, "NAME_PAUSE_S", 0.01)
+    port, asked, resolve = agent.url.rpartition(":")[2], [], socket.getaddrinfo
+
+    def resolver(host: Any, *rest: Any, **more: Any) -> Any:
+        if host not in {"ws-back-soon", b"ws-back-soon"}:
+            return resolve(host, *rest, **more)
+        asked.append(host)
+        if len(asked) <= failures:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return resolve("127.0.0.1", *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    answer = say(at(agent, url=f"http://ws-back-soon:{port}"))
+    if failures == 2:
+        assert (answer.status_code, len(asked), len(agent.requests)) == (200, 3, 1)
+    else:
+        assert (answer.status_code, len(asked), len(agent.requests)) == (502, wire.NAME_TRIES + 1, 0)
 
 
 def test_no_connection_is_held_while_the_agent_thinks(agent):
