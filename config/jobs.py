@@ -47,6 +47,7 @@ class Job(StrEnum):
     ACTIVITY_RETENTION = "activity-retention"
     PENDING_UPLOADS_SWEEPER = "pending-uploads-sweeper"
     A2A_QUEUE_SWEEPER = "a2a-queue-sweeper"
+    MEMORY_SWEEPER = "memory-sweeper"
     DELEGATION_SWEEPER = "delegation-sweeper"
 
     QUEUE_PROBE = "queue-probe"
@@ -94,6 +95,7 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.ACTIVITY_RETENTION: lambda: int(settings.ACTIVITY_CLEANUP_INTERVAL_HOURS) * 3600,
     Job.PENDING_UPLOADS_SWEEPER: "PENDING_UPLOADS_SWEEP_INTERVAL_SECONDS",
     Job.A2A_QUEUE_SWEEPER: "A2A_QUEUE_SWEEPER_INTERVAL_S",
+    Job.MEMORY_SWEEPER: lambda: int(settings.MEMORY_SWEEP_INTERVAL_S) or 300,  # 0: see `conditions`
     Job.DELEGATION_SWEEPER: "DELEGATION_SWEEPER_INTERVAL_S",
 }
 

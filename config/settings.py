@@ -197,6 +197,11 @@ A2A_QUEUE_RETENTION_DAYS: int = env.positive_int(
     "A2A_QUEUE_RETENTION_DAYS", default=7, help="days an ended message of the queue is kept"
 )
 
+# --- Memory (docs/reference/memory.md)
+MEMORY_SWEEP_INTERVAL_S: int = env.count(
+    "MEMORY_SWEEP_INTERVAL_S", default=300, help="interval of the sweep of expired values, seconds; 0 = none"
+)
+
 # --- Work handed over (docs/reference/delegations.md)
 # --------------------------------------------------------------------
 DELEGATION_LEDGER_WRITE: bool = env.switch(
@@ -515,6 +520,7 @@ INSTALLED_APPS = [
     "templates.apps.TemplatesConfig",
     "orgimport.apps.OrgImportConfig",
     "uploads.apps.UploadsConfig",
+    "memory.apps.MemoryConfig",
     "a2a.apps.A2AConfig",
     "delegations.apps.DelegationsConfig",
     "console.apps.ConsoleConfig",

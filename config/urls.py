@@ -14,6 +14,7 @@ urlpatterns = [
     path("", include("orgimport.urls")),
     path("", include("templates.urls")),
     path("", include("uploads.urls")),
+    path("", include("memory.urls")),
     path("", include("a2a.urls")),
     path("", include("delegations.urls")),
     path("", include("workspaces.urls")),

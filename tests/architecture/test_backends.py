@@ -15,6 +15,7 @@ ROOMS = [
     "access",
     "workspaces",
     "approvals",
+    "memory",
     "provisioning",
     "a2a",
     "delegations",

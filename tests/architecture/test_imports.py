@@ -11,7 +11,17 @@ import pytest
 from django.conf import settings
 
 ROOT = Path(settings.BASE_DIR)
-ROOMS = ["config", "activity", "access", "workspaces", "approvals", "provisioning", "a2a", "console"]
+ROOMS = [
+    "config",
+    "activity",
+    "access",
+    "workspaces",
+    "approvals",
+    "memory",
+    "provisioning",
+    "a2a",
+    "console",
+]
 ROOMS += ["delegations", "orgimport", "templates", "uploads", "agent", "stack", "bench"]
 
 

@@ -44,7 +44,17 @@ PREDICATES = {
     "idx_workspaces_deadline": {Status.PROVISIONING},
     "workspaces_parent_name_uniq": {Status.REMOVED},
 }
-OURS = ["activity", "access", "approvals", "workspaces", "provisioning", "uploads", "a2a", "delegations"]
+OURS = [
+    "activity",
+    "access",
+    "approvals",
+    "workspaces",
+    "provisioning",
+    "uploads",
+    "memory",
+    "a2a",
+    "delegations",
+]
 
 
 def definition(query: str, name: str) -> str:

@@ -16,6 +16,7 @@ PRODUCT = [
     "activity",
     "workspaces",
     "approvals",
+    "memory",
     "uploads",
     "provisioning",
     "a2a",

@@ -14,6 +14,7 @@ ROOMS = [
     "activity",
     "access",
     "approvals",
+    "memory",
     "workspaces",
     "templates",
     "uploads",

@@ -254,6 +254,10 @@ CASES = [
     Case("DELETE /workspaces/:id/files/:path", lambda o, v: content_of(o, v) is None, arrange=a_file),
     Case("POST /bundles/import", lambda o, v: v["mark"] in {row["name"] for row in o.get("/workspaces")},
          {"name": "<mark>"}, lambda o, v: {"mark": uuid4().hex}),
+    Case("POST /workspaces/:id/memory", lambda o, v: [one["value"] for one in of(o, v, "memory")] == [{"a": 1}],
+         {"key": "k", "value": {"a": 1}}),
+    Case("DELETE /workspaces/:id/memory/:key", lambda o, v: of(o, v, "memory") == [],
+         arrange=lambda o, v: put("/workspaces/:id/memory", {"key": "k", "value": 1}, "POST")(o, v) | {"key": "k"}),
     Case("PUT /canvas/viewport", lambda o, v: o.get("/canvas/viewport")["zoom"] == 2, {"x": 3, "y": 4, "zoom": 2}),
 ]  # fmt: skip
 

@@ -1,0 +1,14 @@
+"""Celery shells: one verb each."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from activity.supervision import supervised
+from config.jobs import Job
+from memory.services import forget_expired
+
+
+@shared_task(name=Job.MEMORY_SWEEPER)
+def sweeper() -> None:
+    supervised(Job.MEMORY_SWEEPER, forget_expired)
