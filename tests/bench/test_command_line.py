@@ -120,6 +120,6 @@ def test_an_unknown_scenario_is_refused_with_the_list_of_all() -> None:
 
 def test_the_default_run_has_every_scenario_but_the_long_ones() -> None:
     names = [one.name for one in scenario.chosen([])]
-    short = {"heartbeats", "inbox", "list", "fan-out", "overlay", "reconnect", "uploads"}
+    short = {"heartbeats", "import", "inbox", "list", "fan-out", "overlay", "reconnect", "uploads"}
     assert short | {"load-100-10"} == set(names)
     assert "load-1000-100" in {one.name for one in scenario.known()}
