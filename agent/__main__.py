@@ -67,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
         "--port", type=int, help="port to listen on, 0 for a free one (env A2A_PORT, default 8000)"
     )
     serve.add_argument(
+        "--max-tasks",
+        type=int,
+        metavar="N",
+        help="tasks at once, one more is answered busy (default: no limit)",
+    )
+    serve.add_argument(
         "--poll", action="store_true", help="register in poll mode and answer the inbox instead of calls"
     )
 
@@ -217,6 +223,7 @@ def _serve_settings(options: argparse.Namespace) -> Settings:
         announce=log.info,
         own_url=own_url,
         listener=listener,
+        max_tasks=_max_tasks(options.max_tasks),
     )
 
 
@@ -295,6 +302,10 @@ def _state_dir(directory: Path) -> Path:
 
 def _seconds(value: float) -> float:
     return value if 0 < value <= 86_400 else _usage("an interval is a number of seconds, at most a day")
+
+
+def _max_tasks(value: int | None) -> int | None:
+    return value if value is None or value > 0 else _usage("--max-tasks is at least 1")
 
 
 def _port(option: int | None) -> int:

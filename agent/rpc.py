@@ -50,7 +50,7 @@ class Answering:
     delegations: Delegations | None = None
 
     def answer(self, raw: bytes) -> dict[str, Any]:
-        """The JSON-RPC answer to `raw`; errors of the caller are answers too. Raises Stopping."""
+        """The JSON-RPC answer to `raw`; errors of the caller are answers too. Raises as work_on does."""
         try:
             request = json.loads(raw)
         except (ValueError, RecursionError):
@@ -77,7 +77,7 @@ class Answering:
     def work_on(self, message: Message) -> str | RpcError:
         """The reply to a message, after its delay, shown as a task while it lasts.
 
-        Raises Stopping, and Misbehaving when the script says so.
+        Raises Busy, Stopping, and Misbehaving when the script says so.
         """
         reply = self.script.reply_to(message.text)
         with self.board.task(message.text) as task, self._beating(message):

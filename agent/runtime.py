@@ -49,6 +49,7 @@ class Settings:
     own_url: str = ""  # where the control plane reaches this agent; "" in poll mode
     config_dir: Path | None = None
     listener: socket.socket | None = None
+    max_tasks: int | None = None  # at once; one more is answered "busy"
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class Agent:
         """Run until a signal, a fatal answer or `shutdown`; return why it ended. At most two seconds pass
         between the request to end and the return, whatever the threads are waiting for."""
         given = self.settings
-        board = TaskBoard(self._pushes.put)
+        board = TaskBoard(self._pushes.put, given.max_tasks)
         platform = Platform(given.platform_url, given.workspace_id, given.credentials.token.read)
         answering = Answering(given.script, board, self.shutdown.stopping, Delegations(platform))
         card = agent_card(given.name, given.description, given.own_url)

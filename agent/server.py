@@ -27,6 +27,7 @@ from agent.ingest import REQUEST_LIMIT_BYTES, Refused, ingest
 from agent.names import sanitised
 from agent.reading import NotReadable, open_readable
 from agent.rpc import Answering, Misbehaving, Stopping
+from agent.tasks import Busy
 
 log = logging.getLogger("agent")
 
@@ -151,6 +152,8 @@ class Handler(BaseHTTPRequestHandler):
         with self._agent.open_request():
             try:
                 self._send(200, self._agent.answering.answer(raw))
+            except Busy:
+                self._send(503, {"error": "agent is busy", "busy": True})
             except Stopping:
                 self._send(503, {"error": "agent is stopping", "busy": True}, close=True)
             except Misbehaving as failure:

@@ -26,19 +26,27 @@ class Task:
     failure: str = ""  # set by whoever works on it; an exception sets it too
 
 
+class Busy(Exception):
+    """As many tasks are running as this agent does at once."""
+
+
 @dataclass(slots=True)
 class TaskBoard:
     """Counts running tasks and tells `on_change` after each start and end, in the order they happened."""
 
     on_change: Callable[[TaskState], None]
+    most: int | None = None  # tasks at once; None: as many as come
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _running: list[Task] = field(default_factory=list)
     _outcomes: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=50))
 
     @contextmanager
     def task(self, text: str) -> Iterator[Task]:
+        """Raises Busy."""
         task = Task(text[:TASK_TEXT_LIMIT])
         with self._lock:
+            if self.most is not None and len(self._running) >= self.most:
+                raise Busy
             self._running.append(task)
             self.on_change(self._state())
         try:

@@ -172,6 +172,28 @@ def test_pushes_its_task_when_it_starts_and_ends(
     assert {(push["uptime_seconds"], push["error_rate"]) for push in pushes} == {(0, 0)}
 
 
+def test_one_task_too_many_is_answered_busy(
+    serve: StartAgent, platform: FakePlatform, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.json"
+    script.write_text('[{"match": "slow", "delay_s": 600}]')
+    agent = serve("--script", str(script), "--max-tasks", "1")
+    port = agent.port()
+    waiting = HTTPConnection("127.0.0.1", port, timeout=30)
+    waiting.request("POST", "/", json.dumps(envelope("slow")).encode())
+    until(
+        lambda: any(beat.body["active_tasks"] for beat in platform.calls("/registry/heartbeat")), "it works"
+    )
+    assert call(port, "POST", "/", envelope("more")) == (503, {"error": "agent is busy", "busy": True})
+    waiting.close()
+
+
+def test_an_agent_without_hands_is_refused(serve: StartAgent) -> None:
+    agent = serve("--max-tasks", "0")
+    assert agent.exit_code() == 2
+    assert "--max-tasks is at least 1" in agent.output()
+
+
 def test_a_busy_agent_reports_its_last_state_without_flooding(
     serve: StartAgent, platform: FakePlatform
 ) -> None:
