@@ -1,4 +1,4 @@
-"""The tour's delegation inside an imported org, and to callees that poll, are busy, sleep, or die half way."""
+"""The delegation of the tour in an imported org; callees that poll, are busy, sleep or die half way."""
 
 from __future__ import annotations
 
