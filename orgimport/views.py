@@ -76,11 +76,13 @@ def _template(given: dict[str, Any]) -> tuple[OrgTemplate, Path | None]:
 
 def _foreseen(asked: Import) -> dict[str, Any]:
     lacking = requirements.missing_now(asked.template)
+    foreseen = services.planned(asked)
     return {
         "org": asked.template.name,
         "mode": asked.mode,
-        "plan": services.planned(asked),
+        "plan": foreseen.plan,
         "missing_env": lacking.get("missing_env", []),
+        **({"reconcile_errors": foreseen.errors} if foreseen.errors else {}),
         **({"missing_workspace_env": rows} if (rows := lacking.get("missing_workspace_env")) else {}),
     }
 

@@ -141,6 +141,7 @@ class Workspace(models.Model):
     import_template = models.TextField(null=True)
     import_key = models.TextField(null=True)
     cleanup_pending = models.BooleanField(default=False)
+    storage_kept = models.BooleanField(default=False)  # of a removed one: until its purge
     status_changed_at = models.DateTimeField(db_default=Now())
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(db_default=Now())
@@ -170,6 +171,10 @@ class Workspace(models.Model):
                 name="workspaces_failed_has_reason",
                 condition=~Q(status="failed")
                 | (Q(last_sample_error__isnull=False) & ~Q(last_sample_error="")),
+            ),
+            models.CheckConstraint(
+                name="workspaces_only_removed_keep_storage",
+                condition=Q(storage_kept=False) | Q(status="removed"),
             ),
             models.UniqueConstraint(
                 fields=["parent", "name"],

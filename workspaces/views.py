@@ -126,6 +126,8 @@ class WorkspaceDetail(ViewSet):
         removal = services.remove_workspace(
             workspace_id=self.workspace_id, confirmed=request.query_params.get("confirm") == "true"
         )
+        if wants_purge:
+            services.release_storage(self.workspace_id)
         owing = services.owing_stop(self.workspace_id)
         failures = provisioning.teardown(owing)
         if failures:

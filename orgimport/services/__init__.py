@@ -1,5 +1,5 @@
 """The verbs of the org import."""
 
-from orgimport.services.imports import Import, Mode, Outcome, import_org, planned
+from orgimport.services.imports import Foreseen, Import, Mode, Outcome, import_org, planned
 
-__all__ = ["Import", "Mode", "Outcome", "import_org", "planned"]
+__all__ = ["Foreseen", "Import", "Mode", "Outcome", "import_org", "planned"]

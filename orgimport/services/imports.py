@@ -24,8 +24,10 @@ from orgimport.files import Contents, contents_of
 from orgimport.planner import Place, plan
 from orgimport.reading import InvalidTemplate
 from orgimport.requirements import check_environment
+from orgimport.services.pruning import Pruned, Pruning, Tree, plan_pruning, prune
 from orgimport.services.walk import Stopped, Stored, Walk
 from orgimport.template import Node, OrgTemplate
+from provisioning.services.plugins import install_missing
 from workspaces.models import Workspace
 from workspaces.services import check_depth_below
 
@@ -37,9 +39,12 @@ NO_SCHEDULES = "schedules are not available in this deployment"
 
 
 class Mode(StrEnum):
-    """`merge` adds what is missing and touches nothing else."""
+    """`merge` adds what is missing and touches nothing else. `reconcile` also gives what exists the plugins
+    it lacks, and removes what the template made and declares no more.
+    """
 
     MERGE = "merge"
+    RECONCILE = "reconcile"
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Outcome:
     entries: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
     planned: int = 0
+    pruned: Pruned = field(default_factory=Pruned)
 
     @property
     def created(self) -> int:
@@ -82,6 +88,15 @@ class Outcome:
             "skipped": self.skipped,
             "mode": self.asked.mode,
             "warnings": list(self.asked.template.warnings),
+            **(self._reconciled() if self.asked.mode == Mode.RECONCILE else {}),
+        }
+
+    def _reconciled(self) -> dict[str, Any]:
+        removed, errors = [row.shown() for row in self.pruned.removed], self.pruned.errors
+        return {
+            "reconcile_removed_count": len(removed),
+            **({"reconcile_removed": removed} if removed else {}),
+            **({"reconcile_errors": errors} if errors else {}),
         }
 
 
@@ -115,32 +130,39 @@ def import_org(asked: Import, *, on_progress: Callable[[int, int], None] = _quie
     return outcome
 
 
-def planned(asked: Import) -> list[dict[str, Any]]:
-    """What an import would do now, in pre-order; nothing is written. Raises NotFound."""
+@dataclass(frozen=True)
+class Foreseen:
+    """What an import would do: its steps in pre-order, then what goes, and why some of it would stay."""
+
+    plan: list[dict[str, Any]]
+    errors: list[str]
+
+
+def planned(asked: Import) -> Foreseen:
+    """What an import would do now; nothing is written. Raises NotFound."""
     _check_anchor(asked, len(plan(asked.template)))
-    known: dict[tuple[UUID | None, str], UUID] = {
-        (parent, name): row
-        for row, parent, name in Workspace.objects.live().values_list("pk", "parent_id", "name")
-    }
-    return list(_foreseen(asked.template.roots, asked.parent_id, known, parent_is_there=True))
+    tree = Tree()
+    steps = list(_foreseen(asked.template.roots, asked.parent_id, tree, parent_is_there=True))
+    pruning = Pruning()
+    if asked.mode == Mode.RECONCILE:
+        pruning = plan_pruning(asked.template, asked.parent_id, tree)
+    steps += [{"path": row.path, "action": "remove", "id": row.id} for row in pruning.rows]
+    return Foreseen(steps, pruning.errors)
 
 
 def _foreseen(
-    nodes: Iterable[Node],
-    parent: UUID | None,
-    known: Mapping[tuple[UUID | None, str], UUID],
-    *,
-    parent_is_there: bool,
+    nodes: Iterable[Node], parent: UUID | None, tree: Tree, *, parent_is_there: bool
 ) -> Iterable[dict[str, Any]]:
     for node in nodes:
         if not node.is_spawned:
             continue
-        found = known.get((parent, node.name)) if parent_is_there else None
+        found = tree.at.get((parent, node.name)) if parent_is_there else None
         if found:
-            yield {"path": node.path, "action": "skip", "id": found}
+            yield {"path": node.path, "action": "skip", "id": found.id}
         else:
             yield {"path": node.path, "action": "create"}
-        yield from _foreseen(node.children, found, known, parent_is_there=found is not None)
+        below = found.id if found else None
+        yield from _foreseen(node.children, below, tree, parent_is_there=found is not None)
 
 
 def _check_anchor(asked: Import, levels: int) -> None:
@@ -167,9 +189,15 @@ def _walked(
         walk.run(levels)
     except Stopped as stopped:
         outcome.error = str(stopped)
-    outcome.entries = [
-        _entry(stored, contents[stored.place.node.path]) for _, stored in sorted(walk.stored.items())
-    ]
+    reconciles = asked.mode == Mode.RECONCILE and not outcome.error
+    for _, stored in sorted(walk.stored.items()):
+        its = contents[stored.place.node.path]
+        entry = _entry(stored, its)
+        if reconciles and not stored.is_new:
+            entry |= _refreshed(stored, its, asked.actor)
+        outcome.entries.append(entry)
+    if reconciles and outcome.entries:
+        outcome.pruned = prune(asked.template, asked.parent_id)
     return outcome
 
 
@@ -181,6 +209,22 @@ def _entry(stored: Stored, contents: Contents) -> dict[str, Any]:
     entry |= {"parent_id": row.parent_id, "path": node.path, "status": row.status}
     if not stored.is_new:
         return entry
+    return entry | _lists(node, plugins=contents.plugins, refused=_missing(contents))
+
+
+def _refreshed(stored: Stored, contents: Contents, actor: str) -> dict[str, Any]:
+    added, failed = install_missing(stored.row, contents.plugins, actor=actor)
+    return {"refreshed": True} | _lists(
+        stored.place.node, plugins=added, refused={**_missing(contents), **failed}
+    )
+
+
+def _missing(contents: Contents) -> dict[str, str]:
+    return dict.fromkeys(contents.missing_plugins, "not found")
+
+
+def _lists(node: Node, *, plugins: Iterable[str], refused: Mapping[str, str]) -> dict[str, Any]:
+    """What became of the parts of a node; what is empty is left out."""
     lists = {
         "channels_skipped": [_channel(node, channel) for channel in node.channels],
         "schedules_skipped": [
@@ -191,12 +235,12 @@ def _entry(stored: Stored, contents: Contents) -> dict[str, Any]:
             }
             for number, one in enumerate(node.schedules, start=1)
         ],
-        "plugins": list(contents.plugins),
+        "plugins": list(plugins),
         "plugins_skipped": [
-            {"workspace": node.name, "name": name, "reason": "not found"} for name in contents.missing_plugins
+            {"workspace": node.name, "name": name, "reason": reason} for name, reason in refused.items()
         ],
     }
-    return {**entry, **{key: value for key, value in lists.items() if value}}
+    return {key: value for key, value in lists.items() if value}
 
 
 def _channel(node: Node, channel: Mapping[str, Any]) -> dict[str, str]:
@@ -215,8 +259,8 @@ def _finish(outcome: Outcome, seconds: float) -> None:
         outcome.asked,
         created_count=outcome.created,
         skipped_count=outcome.skipped,
-        reconcile_removed_count=0,
-        reconcile_errors=[],
+        reconcile_removed_count=len(outcome.pruned.removed),
+        reconcile_errors=outcome.pruned.errors,
         duration_ms=int(seconds * 1000),
         create_error=outcome.error,
     )

@@ -5,12 +5,14 @@ Source: docs/reference/templates.md, Plugins.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
+from django.db import DatabaseError, InterfaceError
 
-from config.errors import BadRequest, Internal, NotFound
-from provisioning.backends.base import FileError, FileProblem
+from config.errors import BadRequest, DomainError, Internal, NotFound
+from provisioning.backends.base import BackendError, FileError, FileProblem
 from provisioning.services import files
 from provisioning.services.restarts import Trigger, request_restart
 from templates.copying import CannotCopy, folder_files
@@ -21,6 +23,7 @@ from workspaces.slugs import is_template_name
 log = structlog.get_logger(__name__)
 
 FOLDER = "plugins"
+_FAILURES = (FileError, BackendError, DomainError, DatabaseError, InterfaceError)
 
 
 def installed(workspace: Workspace) -> list[Plugin]:
@@ -49,6 +52,35 @@ def install(workspace: Workspace, source: str, *, actor: str) -> str:
     files.write_files(workspace, files.CONFIGS, contents, actor=actor)
     request_restart(workspace.pk, Trigger.MUTATION, f"plugin:{folder.name}")
     return folder.name
+
+
+def install_missing(
+    workspace: Workspace, names: Sequence[str], *, actor: str
+) -> tuple[list[str], dict[str, str]]:
+    """Install those that the workspace lacks; others that it has stay.
+
+    Returns the names installed, and why others were not: one that fails stops no other.
+    """
+    added: list[str] = []
+    failed: dict[str, str] = {}
+    if not names or not workspace.is_managed:
+        return added, failed
+    try:
+        present = {one.name for one in installed(workspace)}
+    except _FAILURES as error:
+        log.warning("plugins.unknown", workspace_id=str(workspace.pk), error=str(error))
+        return added, dict.fromkeys(names, "the workspace's plugins cannot be listed now")
+    for name in names:
+        if name in present:
+            continue
+        try:
+            install(workspace, f"{SCHEME}://{name}", actor=actor)
+        except _FAILURES as error:
+            log.warning("plugin.not_installed", workspace_id=str(workspace.pk), plugin=name, error=str(error))
+            failed[name] = error.text if isinstance(error, DomainError) else "it cannot be installed now"
+        else:
+            added.append(name)
+    return added, failed
 
 
 def uninstall(workspace: Workspace, name: str, *, actor: str) -> None:

@@ -31,17 +31,19 @@ def teardown(workspace_ids: Iterable[UUID], *, budget_s: float = BUDGET_S) -> in
     """Clean up removed workspaces that owe it (`cleanup_pending`); return how many stops were refused.
 
     What was refused, or is not acknowledged within `budget_s`, is queued and tried again without end."""
-    owing = dict(_owing(workspace_ids))
+    owing = {row.pk: row for row in _owing(workspace_ids)}
     failures = 0
     for workspace_id, outcome in stop_all(
-        ((one, None) for one in owing), budget_s=budget_s, then=dispatch.remove_storage
+        ((one, None) for one in owing), budget_s=budget_s, then=lambda one: _erase(owing[one])
     ):
         if outcome is Outcome.STOPPED:
-            _confirm(workspace_id)
+            _confirm(owing[workspace_id])
             continue
         failures += outcome is Outcome.FAILED
         delay = timedelta(seconds=FIRST_RETRY_S)
-        ledger.queue_teardown(workspace_id, owing[workspace_id], backend=dispatch.label(), delay=delay)
+        ledger.queue_teardown(
+            workspace_id, owing[workspace_id].generation, backend=dispatch.label(), delay=delay
+        )
     return failures
 
 
@@ -64,10 +66,10 @@ def teardown_run(run_id: UUID) -> None:
 
 def _try(run: ProvisionRun) -> None:
     try:
-        if list(_owing([run.workspace_id])):
-            stop_with_retry(run.workspace_id, below_generation=None)
-            dispatch.remove_storage(run.workspace_id)
-            _confirm(run.workspace_id)
+        for row in _owing([run.workspace_id]):
+            stop_with_retry(row.pk, below_generation=None)
+            _erase(row)
+            _confirm(row)
         ledger.end_teardown(run)
     except Exception as error:
         wait_s = min(FIRST_RETRY_S * 2 ** min(run.attempts, 10), LAST_RETRY_S)
@@ -85,16 +87,24 @@ def _try(run: ProvisionRun) -> None:
         ledger.hand_back(run, error=shown, wait_s=wait_s)
 
 
-def _owing(workspace_ids: Iterable[UUID]) -> Iterable[tuple[UUID, int]]:
+def _owing(workspace_ids: Iterable[UUID]) -> list[Workspace]:
     rows = Workspace.objects.filter(pk__in=list(workspace_ids), status=Status.REMOVED, cleanup_pending=True)
-    return rows.values_list("pk", "generation")
+    return list(rows.only("pk", "generation", "storage_kept"))
 
 
-def _confirm(workspace_id: UUID) -> None:
-    """The compute is gone: the row no longer has to point to it."""
+def _erase(row: Workspace) -> None:
+    if not row.storage_kept:
+        dispatch.remove_storage(row.pk)
+
+
+def _confirm(row: Workspace) -> None:
+    """The compute is gone: the row no longer has to point to it. Not if a purge has released the storage
+    meanwhile: it is owed again.
+    """
     with transaction.atomic():
-        rows = Workspace.objects.filter(pk=workspace_id, status=Status.REMOVED)
-        rows.update(instance_id=None, cleanup_pending=False)
-        WorkspaceLifecycle.objects.filter(pk=workspace_id).delete()
-        ledger.cancel_runs(workspace_id, up_to=None)
-    evt("stop.ok", {"workspace_id": str(workspace_id), "source": "teardown", "backend": dispatch.label()})
+        rows = Workspace.objects.filter(pk=row.pk, status=Status.REMOVED, storage_kept=row.storage_kept)
+        if not rows.update(instance_id=None, cleanup_pending=False):
+            return
+        WorkspaceLifecycle.objects.filter(pk=row.pk).delete()
+        ledger.cancel_runs(row.pk, up_to=None)
+    evt("stop.ok", {"workspace_id": str(row.pk), "source": "teardown", "backend": dispatch.label()})

@@ -15,8 +15,8 @@ from access.services import mint_token
 from provisioning import dispatch
 from provisioning.backends.base import Storage
 from provisioning.backends.memory import InMemoryBackend
-from provisioning.models import ComputeScan, WorkspaceLifecycle
-from provisioning.services import sweeps
+from provisioning.models import ComputeScan, ProvisionRun, WorkspaceLifecycle
+from provisioning.services import sweeps, teardown_run
 from provisioning.services.images import refresh_images
 from tests.provisioning.conftest import queued, run_of, running, status_of
 from tests.provisioning.machines import CONTAINERS, OLD, YOUNG, compute, ran, wired
@@ -61,6 +61,19 @@ def test_containers_and_data_without_a_row_go_when_old_and_others_stay(engine):
     assert (engine.running(stray.workspace_id), engine.running(young.workspace_id)) == ([], [1])
     assert len(engine.storage) == 2
     assert kept in engine.storage
+
+
+def test_what_a_removal_keeps_is_no_orphan_and_outlives_the_sweep_of_its_container(engine):
+    row = WorkspaceFactory(status=Status.REMOVED, storage_kept=True)
+    engine.place(compute(row.pk))
+    kept = stored(OLD, row.pk)
+    engine.storage = [kept]
+    sweeps.sweep_containers(now())
+    sweeps.clean_up(now())
+    teardown_run(ProvisionRun.objects.get(workspace_id=row.pk).pk)
+    assert engine.running(row.pk) == []
+    sweeps.sweep_containers(now())
+    assert engine.storage == [kept]
 
 
 def test_data_stays_when_its_container_cannot_be_stopped(engine):

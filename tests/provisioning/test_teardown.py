@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import IntegrityError, connection
 from django.db.models.functions import Now
 
 from provisioning import services
@@ -16,6 +17,7 @@ from provisioning.services import execution, stops, sweeps
 from tests.clients import admin
 from tests.provisioning.conftest import queued, running, slow_start, status_of
 from workspaces.models import Status, Workspace
+from workspaces.services import release_storage, remove_workspace
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -48,8 +50,6 @@ def test_a_tree_is_removed_before_its_stops_begin(backend, doorbell):
 
 
 def _statuses() -> set[str]:
-    from django.db import connection
-
     found = set(Workspace.objects.values_list("status", flat=True))
     connection.close()
     return found
@@ -163,3 +163,27 @@ def test_live_workspaces_are_never_torn_down(backend, doorbell):
     row = running(backend, doorbell)
     assert services.teardown([row.pk], budget_s=5) == 0
     assert backend.running(row.pk) == [1]
+
+
+def test_storage_that_a_purge_releases_in_the_middle_of_a_stop_is_owed_again(backend, doorbell):
+    row = running(backend, doorbell)
+    remove_workspace(workspace_id=row.pk, confirmed=True, keeps_storage=True)
+
+    def purge_begins(_: Any) -> None:
+        release_storage(row.pk)
+        connection.close()
+
+    backend.before["stop"] = purge_begins
+    assert services.teardown([row.pk]) == 0
+    row.refresh_from_db()
+    assert (row.storage_kept, row.cleanup_pending, row.pk in backend.stored) == (False, True, True)
+    del backend.before["stop"]
+    assert services.teardown([row.pk]) == 0
+    row.refresh_from_db()
+    assert (row.cleanup_pending, row.pk in backend.stored) == (False, False)
+
+
+def test_only_a_removed_workspace_keeps_storage(backend, doorbell):
+    row = running(backend, doorbell)
+    with pytest.raises(IntegrityError, match="workspaces_only_removed_keep_storage"):
+        Workspace.objects.filter(pk=row.pk).update(storage_kept=True)

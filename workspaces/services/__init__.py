@@ -26,7 +26,7 @@ from workspaces.services.inbound_secrets import (
 )
 from workspaces.services.model_choice import choose, chosen
 from workspaces.services.outbound import note_outbound
-from workspaces.services.purging import purge_workspaces, stops_failed
+from workspaces.services.purging import purge_workspaces, release_storage, stops_failed
 from workspaces.services.registration import Registration, register
 from workspaces.services.removal import Removal, owing_stop, remove_workspace
 from workspaces.services.resealing import reseal_inbound_secrets
@@ -60,6 +60,7 @@ __all__ = [
     "purge_workspaces",
     "record_usage",
     "register",
+    "release_storage",
     "remember_config",
     "remove_agent",
     "remove_workspace",

@@ -21,6 +21,12 @@ from workspaces.services.crud import TREE_LOCK
 log = structlog.get_logger(__name__)
 
 
+def release_storage(root_id: UUID) -> None:
+    """What removals of this subtree have kept is owed to the teardown now: a purge leaves nothing."""
+    kept = Workspace.objects.filter(pk__in=removed_subtree(root_id), storage_kept=True)
+    kept.update(storage_kept=False, cleanup_pending=True)
+
+
 def purge_workspaces(root_id: UUID) -> int:
     """Delete a removed workspace, its removed descendants and all that hangs on them; returns how many
     workspaces.

@@ -5,6 +5,7 @@ Source: docs/reference/workspaces.md, Delete.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -36,12 +37,19 @@ class Removal:
         return len(self.ids) - 1
 
 
-def remove_workspace(*, workspace_id: UUID, confirmed: bool) -> Removal:
+def remove_workspace(
+    *,
+    workspace_id: UUID,
+    confirmed: bool,
+    keeps_storage: bool = False,
+    only: Set[UUID] | None = None,
+) -> Removal:
     """Mark the whole subtree removed, revoke its tokens and announce it, in one transaction.
 
     The rows go first: a late heartbeat, register or restart then finds nothing to revive. Stopping compute
-    is owed (`cleanup_pending`) until the teardown confirms it. Raises NotFound, or Conflict naming the
-    children when a parent is deleted without confirmation. A removed id takes nothing more.
+    is owed (`cleanup_pending`) until the teardown confirms it; with `keeps_storage` what is stored stays
+    until a purge. Raises NotFound, or Conflict: naming the children when a parent is deleted without
+    confirmation, or when the subtree holds another one than `only` these. A removed id takes nothing more.
     """
     with transaction.atomic():
         lock_in_transaction(TREE_LOCK)
@@ -54,12 +62,15 @@ def remove_workspace(*, workspace_id: UUID, confirmed: bool) -> Removal:
             ids = _locked_subtree(workspace_id)
         if len(ids) > 1 and not confirmed:
             raise _unconfirmed(workspace_id)
+        if only is not None and not set(ids) <= only:
+            raise Conflict("another workspace has come below it")
         gone = move(
             Workspace.objects.filter(pk__in=ids),
             Status.REMOVED,
             trigger="delete",
             generation=F("generation") + 1,
             cleanup_pending=True,
+            storage_kept=keeps_storage,
             updated_at=Now(),
         )
         taken = {one.row.pk for one in gone}

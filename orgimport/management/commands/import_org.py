@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,7 @@ from django.db import Error as DatabaseFailure
 from config.errors import DomainError
 from orgimport import requirements, services, sources
 from orgimport.reading import InvalidTemplate
-from orgimport.services import Import, Outcome
+from orgimport.services import Import, Mode, Outcome
 from orgimport.template import OrgTemplate
 from templates.loader import TemplateError
 
@@ -28,6 +29,11 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("path", metavar="PATH", help="a folder with an org.yaml, or that file")
         parser.add_argument("--dry-run", action="store_true", help="show what would happen, change nothing")
+        parser.add_argument(
+            "--reconcile",
+            action="store_true",
+            help="also remove what the template made once and declares no more; what is stored for it stays",
+        )
         parser.add_argument("--parent", type=UUID, metavar="ID", help="hang the tree below this workspace")
 
     def handle(self, *args: Any, **given: Any) -> None:
@@ -39,6 +45,7 @@ class Command(BaseCommand):
                 root=folder,
                 dir=folder.name,
                 actor="command-line",
+                mode=Mode.RECONCILE if given["reconcile"] else Mode.MERGE,
                 parent_id=given["parent"],
             )
             if given["dry_run"]:
@@ -58,13 +65,18 @@ class Command(BaseCommand):
             raise CommandError("the database cannot be asked; nothing was imported") from None
 
     def _foresee(self, asked: Import) -> None:
-        plan = services.planned(asked)
-        for one in plan:
+        foreseen = services.planned(asked)
+        for one in foreseen.plan:
             self.stdout.write(f"{one['action']:<8}{one['path']}")
+        for line in foreseen.errors:
+            self.stdout.write(f"kept    {line}")
         for line in _lacking(requirements.missing_now(asked.template)):
             self.stdout.write(line)
-        created = sum(one["action"] == "create" for one in plan)
-        self.stdout.write(f"{created} would be created, {len(plan) - created} skipped. Nothing was changed.")
+        actions = Counter(one["action"] for one in foreseen.plan)
+        removed = f", {actions['remove']} removed" if asked.mode == Mode.RECONCILE else ""
+        self.stdout.write(
+            f"{actions['create']} would be created, {actions['skip']} skipped{removed}. Nothing was changed."
+        )
 
     def _progress(self, done: int, total: int) -> None:
         bar = "#" * (BAR * done // max(1, total))
@@ -78,6 +90,10 @@ class Command(BaseCommand):
             self.stdout.write(
                 f"{action:<9}{entry['id']}  {entry['path']}  T{entry['tier']}  {entry['status']}"
             )
+        for row in outcome.pruned.removed:
+            self.stdout.write(f"{'removed':<9}{row.id}  {row.path}")
+        for line in outcome.pruned.errors:
+            self.stdout.write(f"kept     {line}")
         for warning in template.warnings:
             self.stdout.write(f"warning: {': '.join(warning.values())}")
         self.stdout.write(
