@@ -32,6 +32,7 @@ _EXECUTES = frozenset({"execute", "executemany", "raw", "RunSQL"})
 _LOOPS = (
     ast.For, ast.AsyncFor, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp,
 )  # fmt: skip
+_MAPS = (ast.ListComp, ast.SetComp, ast.GeneratorExp)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -90,7 +91,7 @@ class _Module:
 
     def _judged(self, node: ast.AST) -> Creation:
         owner = self._innermost(self.functions, node)
-        loop = self._innermost(list(self._repeating()), node)
+        loop = self._innermost(list(self._repeating()), node) or self._mapped(node)
         return Creation(
             self.file,
             node.lineno,  # type: ignore[attr-defined]
@@ -98,6 +99,13 @@ class _Module:
             loop.lineno if loop is not None else 0,  # type: ignore[attr-defined]
             self._protection(node, owner),
         )
+
+    def _mapped(self, node: ast.AST) -> ast.AST | None:
+        """The comprehension that makes the rows of a `bulk_create`: as many as there are, in one call."""
+        if not isinstance(node, ast.Call) or _called(node) not in {"bulk_create", "abulk_create"}:
+            return None
+        inner = (one for argument in node.args for one in ast.walk(argument) if isinstance(one, _MAPS))
+        return next(inner, None)
 
     # --- what creates ---------------------------------------------------------------------------
 

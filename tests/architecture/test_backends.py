@@ -16,6 +16,8 @@ ROOMS = [
     "workspaces",
     "approvals",
     "memory",
+    "templates",
+    "uploads",
     "provisioning",
     "a2a",
     "delegations",
@@ -24,6 +26,7 @@ ROOMS = [
     "stack",
 ]
 PROVIDER_LIBRARIES = {"docker", "boto3", "botocore", "psutil"}
+OBJECT_STORE = "uploads/storage/s3.py"  # no compute: where waiting files lie
 MAY_USE_PROCESSES = {"stack"}  # the supervisor's own children
 BACKEND_CALLS = {"start", "stop", "ensure_image", "remove_storage", "list_managed"}
 # What is said of every backend, and names none.
@@ -72,6 +75,8 @@ def foreign_backend_imports(path: str, source: str) -> list[str]:
 def provider_imports(path: str, source: str) -> list[str]:
     if path.startswith("provisioning/backends/") or path.split("/")[0] in MAY_USE_PROCESSES:
         return []
+    if path == OBJECT_STORE:
+        return []
     return [name for name in imports(source) if name.split(".")[0] in PROVIDER_LIBRARIES]
 
 
@@ -118,10 +123,14 @@ def single_backend_questions(path: str, source: str) -> list[str]:
 GATES = {
     foreign_backend_imports: [
         ("workspaces/views.py", "from provisioning.backends.base import StartSpec"),
+        ("orgimport/services/bundles.py", "from provisioning.backends import docker"),
+        ("templates/services.py", "from provisioning.backends.memory import InMemoryBackend"),
         ("provisioning/tasks.py", "from provisioning.backends.process import ProcessBackend"),
     ],
     provider_imports: [
         ("workspaces/services/crud.py", "import boto3"),
+        ("orgimport/services/imports.py", "import boto3"),
+        ("uploads/services.py", "import boto3"),
         ("provisioning/dispatch.py", "from docker.errors import NotFound"),
     ],
     upward_imports_of_a_backend: [

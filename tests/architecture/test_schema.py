@@ -6,14 +6,15 @@ import re
 
 import pytest
 from django.apps import apps
-from django.db import connection, models
+from django.db import IntegrityError, connection, models, transaction
 
 from a2a import models as a2a
 from activity.services import INBOX_TYPE
 from delegations import models as delegations
 from provisioning.models import OPEN, RunKind, RunState
 from uploads.models import Storage
-from workspaces.models import ALIVE, Access, DeliveryMode, Status, UrlSource
+from workspaces.models import ALIVE, Access, DeliveryMode, Status, UrlSource, Workspace
+from workspaces.services import creation
 
 pytestmark = pytest.mark.django_db
 
@@ -93,6 +94,29 @@ def test_every_text_enumeration_has_its_check():
                 assert matching, f"{model.__name__}.{field.name} has no CHECK of its values"
                 checks.add(field.name)
     assert "status" in checks
+
+
+def test_the_helper_of_many_creations_names_exactly_the_constraint_of_names():
+    wanted = "ON CONFLICT (parent_id, name) WHERE status <> 'removed' DO NOTHING"
+    assert wanted in creation._INSERT
+    text = definition("SELECT indexdef FROM pg_indexes WHERE indexname = %s", "workspaces_parent_name_uniq")
+    assert "(parent_id, name) NULLS NOT DISTINCT WHERE" in text
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = 'workspaces_parent_name_uniq'::regclass"
+        )
+        assert cursor.fetchone() == (True,)
+
+
+def test_the_database_itself_refuses_a_second_living_root_of_one_name():
+    first = Workspace.objects.create(name="Lead", tier=3)
+    with pytest.raises(IntegrityError, match="workspaces_parent_name_uniq"), transaction.atomic():
+        Workspace.objects.create(name="Lead", tier=3)
+    Workspace.objects.filter(pk=first.pk).update(status=Status.REMOVED)
+    second = Workspace.objects.create(name="Lead", tier=3)
+    with pytest.raises(IntegrityError, match="workspaces_parent_name_uniq"), transaction.atomic():
+        Workspace.objects.filter(pk=first.pk).update(status=Status.ONLINE)
+    assert Workspace.objects.live().get() == second
 
 
 def test_roots_collide_by_name_and_removed_rows_do_not():

@@ -18,6 +18,7 @@ PRODUCT = [
     "approvals",
     "memory",
     "uploads",
+    "templates",
     "provisioning",
     "a2a",
     "delegations",

@@ -18,6 +18,7 @@ ROOMS = [
     "workspaces",
     "templates",
     "uploads",
+    "memory",
     "provisioning",
     "a2a",
     "delegations",
