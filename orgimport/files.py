@@ -5,12 +5,13 @@ Its workspace template lies below these and is read at each start. Source: docs/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orgimport.template import Node, OrgTemplate, Problem
+from templates.allowlists import NOT_ALLOWED
 from templates.configs import CONFIG_FILE, PROMPT_FILE, dumped, workspace_config
 from templates.copying import CannotCopy, folder_files
 from templates.folders import UnsafePath, plugins_root, resolve_inside_root
@@ -26,7 +27,7 @@ class Contents:
 
     files: Mapping[str, bytes] = field(repr=False)
     plugins: tuple[str, ...] = ()
-    missing_plugins: tuple[str, ...] = ()
+    skipped_plugins: Mapping[str, str] = field(default_factory=dict)  # and why
 
 
 class Shelf:
@@ -38,16 +39,20 @@ class Shelf:
         self.problems: list[Problem] = []
         self._left = MAX_BYTES
 
-    def contents(self, node: Node) -> Contents:
+    def contents(self, node: Node, allowed: Set[str] | None = None) -> Contents:
+        """`allowed`: the plugins that the org allows; None: all."""
         files: dict[str, bytes] = {}
         if node.files_dir and self._root:
             files |= self._folder(resolve_inside_root(self._root, node.files_dir), node, "files_dir")
             files.pop(CONFIG_FILE, None)  # the server writes that one
-        known, missing = [], []
+        known, skipped = [], {}
         for name in node.plugins:
+            if allowed is not None and name not in allowed:
+                skipped[name] = NOT_ALLOWED
+                continue
             folder = _plugin(name)
             if folder is None:
-                missing.append(name)
+                skipped[name] = "not found"
                 continue
             known.append(name)
             found = self._folder(folder, node, "plugins")
@@ -61,7 +66,7 @@ class Shelf:
             self.problems.append(
                 Problem(node.path, "files_dir", f"all files together are more than {MAX_BYTES} bytes")
             )
-        return Contents(files, tuple(known), tuple(missing))
+        return Contents(files, tuple(known), skipped)
 
     def _folder(self, folder: Path, node: Node, key: str) -> dict[str, bytes]:
         if folder not in self._folders:
@@ -91,10 +96,19 @@ class Shelf:
         return dumped(config).encode()
 
 
-def contents_of(template: OrgTemplate, root: Path | None) -> tuple[dict[str, Contents], list[Problem]]:
-    """The files of every workspace that is to be, by path, and what keeps them from being copied whole."""
+def contents_of(
+    template: OrgTemplate, root: Path | None, allowed: Mapping[str, Set[str]]
+) -> tuple[dict[str, Contents], list[Problem]]:
+    """The files of every workspace that is to be, by path, and what keeps them from being copied whole.
+
+    `allowed`: by the name of a root of the template, the plugins that its org allows; absent: all.
+    """
     shelf = Shelf(root)
-    found = {node.path: shelf.contents(node) for node in template.spawned()}
+    found = {
+        node.path: shelf.contents(node, allowed.get(top.name))
+        for top in template.roots
+        for node in top.with_spawned()
+    }
     return found, shelf.problems
 
 

@@ -77,6 +77,10 @@ class Node:
     def spawned(self) -> tuple[Node, ...]:
         return tuple(child for child in self.children if child.is_spawned)
 
+    def with_spawned(self) -> Iterator[Node]:
+        """Itself and what is to be below it; nothing when it is not spawned."""
+        return _walk((self,), only_spawned=True)
+
 
 @dataclass(frozen=True)
 class OrgTemplate:

@@ -1,6 +1,6 @@
-"""Config files of workspaces that no folder holds: what an import brought, edits where storage is disposable.
+"""Config files of workspaces that no folder holds, and which plugins an org allows.
 
-Source: docs/reference/files.md, Stored files.
+Source: docs/reference/files.md, Stored files; docs/reference/templates.md, Plugins.
 """
 
 from __future__ import annotations
@@ -32,3 +32,25 @@ class WorkspaceFile(models.Model):
 
     def __str__(self) -> str:
         return self.path
+
+
+class AllowedPlugin(models.Model):
+    """A plugin that the workspaces of an org may be given; an org without any row allows all.
+
+    `org` is the root of the tree.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    org = models.ForeignKey("workspaces.Workspace", models.CASCADE, related_name="+", db_index=False)
+    plugin_name = models.TextField()
+    enabled_by = models.TextField()
+    enabled_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "org_plugin_allowlist"
+        constraints = [
+            models.UniqueConstraint(fields=["org", "plugin_name"], name="org_plugin_allowlist_name_uniq")
+        ]
+
+    def __str__(self) -> str:
+        return self.plugin_name

@@ -20,6 +20,23 @@ class Texts(JSONValue):
         return data
 
 
+@extend_schema_field({"type": "array", "items": {"type": "string"}})
+class Names(JSONValue):
+    def to_internal_value(self, data: Any) -> list[str]:
+        text = Text()
+        if not isinstance(data, list):
+            raise serializers.ValidationError("must be a list of names")
+        return [text.to_internal_value(one) for one in data]
+
+
+class AllowlistInput(serializers.Serializer[Any]):
+    """`PUT /orgs/:id/plugins/allowlist`."""
+
+    error_text = "invalid request body"
+    plugins = Names()
+    enabled_by = Text()
+
+
 class ImportInput(serializers.Serializer[Any]):
     """`POST /templates/import`."""
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
 from access.authentication import principal_of
 from config.errors import BadRequest
-from config.http import parsed
+from config.http import parsed, workspace_uuid
 from templates import services
+from templates.allowlists import allowed_plugins, replace_allowlist
 from templates.listing import catalogue
-from templates.serializers import ImportInput
+from templates.serializers import AllowlistInput, ImportInput
 
 
 class CatalogueViewSet(ViewSet):
@@ -32,3 +35,25 @@ class CatalogueViewSet(ViewSet):
         files = services.checked_files(given["files"])
         new_id = services.import_template(name=name, files=files, actor=principal_of(request).actor)
         return Response({"status": "imported", "id": new_id, "name": name}, status=201)
+
+
+class AllowlistViewSet(ViewSet):
+    """`/orgs/:id/plugins/allowlist`."""
+
+    def list(self, request: Request, **kwargs: Any) -> Response:
+        org_id = workspace_uuid(str(kwargs["org_id"]))
+        rows = allowed_plugins(org_id)
+        shown = [
+            {"plugin_name": row.plugin_name, "enabled_by": row.enabled_by, "enabled_at": row.enabled_at}
+            for row in rows
+        ]
+        return Response({"org_id": org_id, "plugins": shown, "allow_all": not rows})
+
+    def replace(self, request: Request, **kwargs: Any) -> Response:
+        """The whole list at once; an empty one allows all."""
+        org_id = workspace_uuid(str(kwargs["org_id"]))
+        given = parsed(AllowlistInput, request)
+        if not given["enabled_by"].strip():
+            raise BadRequest("invalid request body")
+        names = replace_allowlist(org_id=org_id, names=given["plugins"], enabled_by=given["enabled_by"])
+        return Response({"org_id": org_id, "plugins": names, "allow_all": not names})

@@ -28,7 +28,9 @@ from orgimport.services.pruning import Pruned, Pruning, Tree, plan_pruning, prun
 from orgimport.services.walk import Stopped, Stored, Walk
 from orgimport.template import Node, OrgTemplate
 from provisioning.services.plugins import install_missing
+from templates.allowlists import allowlists
 from workspaces.models import Workspace
+from workspaces.selectors import chains
 from workspaces.services import check_depth_below
 
 log = structlog.get_logger(__name__)
@@ -113,7 +115,7 @@ def import_org(asked: Import, *, on_progress: Callable[[int, int], None] = _quie
     """
     began = time.monotonic()
     levels = plan(asked.template)
-    contents, problems = contents_of(asked.template, asked.root)
+    contents, problems = contents_of(asked.template, asked.root, _allowed(asked))
     if problems:
         raise InvalidTemplate(problems)
     _check_anchor(asked, len(levels))
@@ -174,6 +176,20 @@ def _check_anchor(asked: Import, levels: int) -> None:
         check_depth_below(asked.parent_id, levels)
 
 
+def _allowed(asked: Import) -> dict[str, set[str]]:
+    """The plugins that the org of each root allows, by the root's name; absent: all."""
+    names = [root.name for root in asked.template.roots]
+    with failing_as("failed to check the org's plugin allowlist"):
+        if asked.parent_id:
+            chain = chains([asked.parent_id]).get(asked.parent_id, [])
+            orgs = dict.fromkeys(names, chain[-1].id) if chain else {}
+        else:
+            roots = Workspace.objects.live().filter(parent=None, name__in=names)
+            orgs = dict(roots.values_list("name", "pk"))
+        lists = allowlists(orgs.values())
+    return {name: lists[org] for name, org in orgs.items() if org in lists}
+
+
 def _walked(
     asked: Import,
     levels: list[list[Place]],
@@ -209,18 +225,14 @@ def _entry(stored: Stored, contents: Contents) -> dict[str, Any]:
     entry |= {"parent_id": row.parent_id, "path": node.path, "status": row.status}
     if not stored.is_new:
         return entry
-    return entry | _lists(node, plugins=contents.plugins, refused=_missing(contents))
+    return entry | _lists(node, plugins=contents.plugins, refused=contents.skipped_plugins)
 
 
 def _refreshed(stored: Stored, contents: Contents, actor: str) -> dict[str, Any]:
     added, failed = install_missing(stored.row, contents.plugins, actor=actor)
     return {"refreshed": True} | _lists(
-        stored.place.node, plugins=added, refused={**_missing(contents), **failed}
+        stored.place.node, plugins=added, refused={**contents.skipped_plugins, **failed}
     )
-
-
-def _missing(contents: Contents) -> dict[str, str]:
-    return dict.fromkeys(contents.missing_plugins, "not found")
 
 
 def _lists(node: Node, *, plugins: Iterable[str], refused: Mapping[str, str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from config.errors import BadRequest, DomainError, Internal, NotFound
 from provisioning.backends.base import BackendError, FileError, FileProblem
 from provisioning.services import files
 from provisioning.services.restarts import Trigger, request_restart
+from templates.allowlists import check_allowed
 from templates.copying import CannotCopy, folder_files
 from templates.plugins import MANIFEST, SCHEME, Plugin, described, plugin_folder
 from workspaces.models import Workspace
@@ -40,9 +41,11 @@ def installed(workspace: Workspace) -> list[Plugin]:
 def install(workspace: Workspace, source: str, *, actor: str) -> str:
     """Copy the plugin that `source` (`local://<name>`) names, and restart with it; returns its name.
 
-    Raises BadRequest, NotFound, Internal, and as `files.write_files`.
+    Raises BadRequest, NotFound, Internal, Forbidden or Unavailable by the org's allowlist, and as
+    `files.write_files`.
     """
     folder = folder_of(source)
+    check_allowed(workspace.pk, folder.name)
     try:
         found = folder_files(folder)
     except CannotCopy as error:

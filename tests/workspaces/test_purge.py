@@ -27,7 +27,7 @@ from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.backends.memory import InMemoryBackend
 from provisioning.models import BootBundle, ProvisionRun, WorkspaceLifecycle
 from provisioning.services import execution, stops
-from templates.models import WorkspaceFile
+from templates.models import AllowedPlugin, WorkspaceFile
 from tests.clients import admin, agent_of
 from tests.conftest import ADMIN_TOKEN, at_once
 from tests.outages import statements_fail
@@ -68,6 +68,7 @@ def lived_in(**fields: Any) -> Workspace:
     CanvasLayout.objects.create(workspace=row, x=1)
     WorkspaceConfig.objects.create(workspace=row)
     WorkspaceFile.objects.create(workspace=row, path="config.yaml", content=b"")
+    AllowedPlugin.objects.create(org=row, plugin_name="p", enabled_by="ada")
     Agent.objects.create(workspace=row, model="m")
     record_usage(workspace_id=row.pk, input_tokens=1, output_tokens=1)
     mint_token(workspace_id=row.pk, kind=TokenKind.API)
