@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -88,3 +89,12 @@ def _mismatch(workspace_id: UUID, wish: Wish) -> Conflict:
     current = rows.values_list("version", flat=True).first()
     text = "if_match_version mismatch" + (": key does not exist" if current is None else "")
     return Conflict(text, expected_version=wish.expected, current_version=current)
+
+
+def keys_by_workspace(workspace_ids: Iterable[UUID]) -> dict[UUID, set[str]]:
+    """The keys under which each workspace has a value; those without any are absent."""
+    held: dict[UUID, set[str]] = {}
+    rows = KeyValue.objects.live().filter(workspace_id__in=list(workspace_ids))
+    for workspace_id, key in rows.values_list("workspace_id", "key"):
+        held.setdefault(workspace_id, set()).add(key)
+    return held

@@ -22,6 +22,7 @@ from activity.models import ActivityLog
 from config.errors import Conflict, DomainError, Unavailable
 from config.evt import evt
 from config.locks import lock_in_transaction, outside_transaction, try_lock
+from memory.services import keys_by_workspace
 from provisioning import dispatch
 from provisioning.backends.base import BackendError, Compute
 from provisioning.duplicate_rules import (
@@ -188,11 +189,11 @@ def _account(members: Sequence[Member], outcome: Outcome) -> None:
 
 
 def _facts(ids: Iterable[UUID], now: datetime) -> dict[UUID, Facts]:
-    """Three questions, however many candidates there are."""
+    """Four questions, however many candidates there are."""
     wanted = list(ids)
     if not wanted:
         return {}
-    held = secrets_by_workspace(wanted)
+    secrets, memories = secrets_by_workspace(wanted), keys_by_workspace(wanted)
     compute: dict[UUID, list[Compute]] = defaultdict(list)
     for one in _running():
         compute[one.workspace_id].append(one)
@@ -207,7 +208,10 @@ def _facts(ids: Iterable[UUID], now: datetime) -> dict[UUID, Facts]:
         pk: Facts(
             last_activity_at=last,
             activity_24h=number or 0,
-            holds=frozenset(f"secret {key}" for key in held.get(pk, ())),
+            holds=frozenset(
+                {f"secret {key}" for key in secrets.get(pk, ())}
+                | {f"memory {key}" for key in memories.get(pk, ())}
+            ),
             compute_ids=tuple(one.compute_id for one in compute[pk]),
             compute_state=compute[pk][0].state if compute[pk] else "",
             vcpus=sum(one.vcpus or 0.0 for one in compute[pk]),

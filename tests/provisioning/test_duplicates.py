@@ -20,6 +20,7 @@ from access.services import store_secrets
 from activity.services import log_activity
 from config.errors import Conflict, Unavailable
 from config.locks import try_lock
+from memory.models import KeyValue
 from provisioning import duplicate_rules
 from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.duplicate_rules import Facts, Options, Row, Verdict, make_plan, plain_name
@@ -239,6 +240,18 @@ def test_a_preview_writes_nothing_and_an_apply_removes_and_stops(backend, doorbe
     }  # fmt: skip
     again = plan_cleanup(Options())
     assert (again.members, again.removable) == ([], [])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_copy_with_memories_of_its_own_is_blocked_by_name(backend, doorbell):
+    kept, copy = pair(backend, doorbell)
+    for owner, key in ((kept, "plan"), (copy, "plan"), (copy, "notes")):
+        KeyValue.objects.create(workspace=owner, key=key, value=1)
+    KeyValue.objects.create(workspace=copy, key="old", value=1, expires_at=timezone.now() - timedelta(days=1))
+    (found,) = [one for one in plan_cleanup(Options()).members if one.row.id == copy.pk]
+    assert (found.verdict, found.reason) == (Verdict.BLOCKED, "holds what would be lost: memory notes")
+    KeyValue.objects.create(workspace=kept, key="notes", value=2)
+    assert [one.row.id for one in plan_cleanup(Options()).removable] == [copy.pk]
 
 
 @pytest.mark.django_db(transaction=True)

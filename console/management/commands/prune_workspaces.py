@@ -39,7 +39,9 @@ class Command(BaseCommand):
             help="also those that called within 5 minutes or start",
         )
         parser.add_argument(
-            "--allow-data-loss", action="store_true", help="also those that hold secrets their keeper lacks"
+            "--allow-data-loss",
+            action="store_true",
+            help="also those with secrets or memories that their keeper lacks",
         )
 
     def handle(self, *args: Any, **given: Any) -> None:
