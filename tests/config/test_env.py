@@ -132,3 +132,16 @@ def test_every_declared_variable_says_what_it_does() -> None:
 @pytest.mark.parametrize("name", ["ADMIN_TOKEN", "DATABASE_URL", "REDIS_URL", "METRICS_TOKEN"])
 def test_credentials_are_marked_secret(name: str) -> None:
     assert declared.declared[name].secret
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(None, 3), ("", 3), ("-5", 3), ("true", 3), ("3.5", 3), ("0x10", 3), (" 7 ", 7), ("0", 0)],
+)
+def test_starts_at_a_time_are_a_plain_number_or_the_default(
+    env: Environment, monkeypatch: Any, given: str | None, expected: int
+) -> None:
+    monkeypatch.delenv("MOLECULE_PROVISION_CONCURRENCY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("MOLECULE_PROVISION_CONCURRENCY", given)
+    assert env.count("MOLECULE_PROVISION_CONCURRENCY", default=3, help="") == expected

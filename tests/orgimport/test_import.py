@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -159,6 +160,27 @@ def test_files_secrets_and_plugins_reach_the_workspace_and_no_env_file_does(sett
     entry = next(one for one in body["workspaces"] if one["name"] == "Frontend Engineer")
     assert entry["plugins"] == ["audit-trail"]
     assert "of-the-team" not in str(body)
+
+
+@pytest.mark.usefixtures("keys", "backend")
+def test_no_value_of_an_env_file_is_told_logged_or_recorded(settings: Any, put: Put, caplog: Any):
+    caplog.set_level("DEBUG")
+    settings.SECRETS_ENCRYPTION_KEY = "k" * 32
+    put("small/.env", "TEAM_TOKEN=never-to-be-seen\n")
+    body = post(dir="small").text
+    assert read_secret(by_name("Coordinator").pk, "TEAM_TOKEN") == "never-to-be-seen"
+    recorded = str(list(StructureEvent.objects.values()))
+    for text in (body, caplog.text, recorded, str(stored_files(by_name("Coordinator").pk))):
+        assert text
+        assert "never-to-be-seen" not in text
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.timeout(120)
+def test_sixty_four_nodes_do_not_keep_a_client_waiting():
+    began = time.monotonic()
+    assert post(dir="big").json()["created"] == 64
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.usefixtures("keys")

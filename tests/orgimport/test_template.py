@@ -34,6 +34,12 @@ def test_a_node_that_says_nothing_gets_the_defaults_of_the_deployment():
     assert found.children == ()
 
 
+@pytest.mark.parametrize(("org", "tier"), [("", 3), ("acme", 4)])
+def test_the_default_tier_is_the_deployments(settings: Any, org: str, tier: int):
+    settings.MOLECULE_ORG_ID = org
+    assert [node(given).tier for given in ({}, {"tier": 0}, {"tier": 2})] == [tier, tier, 2]
+
+
 def test_what_a_node_says_wins_over_the_defaults_of_the_org():
     defaults = {
         "runtime": "claude_code",
