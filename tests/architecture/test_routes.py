@@ -116,3 +116,11 @@ def test_a_broken_body_is_never_a_server_error(route: Route):
         if answer.status_code >= 400:
             error = answer.json()["error"]
             assert isinstance(error["message"] if str(route) in JSON_RPC else error, str)
+
+
+@pytest.mark.parametrize("tail", ["shared-context", "expand", "collapse"])
+def test_routes_that_were_given_up_are_unknown(tail: str):
+    row = WorkspaceFactory()
+    client = Client(HTTP_AUTHORIZATION=f"Bearer {ADMIN_TOKEN}")
+    for method in ("GET", "POST"):
+        assert client.generic(method, f"/workspaces/{row.pk}/{tail}").status_code == 404
