@@ -39,7 +39,8 @@ class Operator:
         return str(answer.json()["id"])
 
     def status(self, workspace_id: str) -> str:
-        return str(self.get(f"/workspaces/{workspace_id}?include_removed=true")["status"])
+        answer = self.call("GET", f"/workspaces/{workspace_id}?include_removed=true")
+        return str(answer.json()["status"]) if answer.status == 200 else f"answer {answer.status}"
 
     def until(self, workspace_id: str, status: str, within_s: float = 10) -> None:
         eventually(lambda: self.status(workspace_id) == status, within_s)

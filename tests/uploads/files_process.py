@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,10 @@ class FilesProcess:
         connection = self.connection()
         given = {"Authorization": f"Bearer {ADMIN_TOKEN}", "Content-Type": CONTENT_TYPE, **headers}
         try:
-            connection.request(method, path, body, given)
+            with suppress(
+                BrokenPipeError, ConnectionResetError
+            ):  # refused before the end: the answer is there
+                connection.request(method, path, body, given)
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
