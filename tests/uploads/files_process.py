@@ -59,7 +59,7 @@ class FilesProcess:
         try:
             with suppress(
                 BrokenPipeError, ConnectionResetError
-            ):  # refused before the end: the answer is there
+            ):  # refused half way: there is an answer
                 connection.request(method, path, body, given)
             answer = connection.getresponse()
             return answer.status, answer.read()
