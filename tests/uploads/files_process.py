@@ -57,9 +57,7 @@ class FilesProcess:
         connection = self.connection()
         given = {"Authorization": f"Bearer {ADMIN_TOKEN}", "Content-Type": CONTENT_TYPE, **headers}
         try:
-            with suppress(
-                BrokenPipeError, ConnectionResetError
-            ):  # refused half way: there is an answer
+            with suppress(BrokenPipeError, ConnectionResetError):  # refused half way: there is an answer
                 connection.request(method, path, body, given)
             answer = connection.getresponse()
             return answer.status, answer.read()
