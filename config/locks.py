@@ -40,6 +40,14 @@ def try_lock(name: str) -> Iterator[bool]:
         yield bool(mine)
 
 
+@contextmanager
+def hold_lock(name: str) -> Iterator[None]:
+    """Wait for the session lock `name` and hold it for the block."""
+    with _own_connection() as held:
+        held.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (name,))
+        yield
+
+
 def holder_of(name: str) -> str:
     """Who holds the session lock `name`, as the database knows its connection; an empty text when nobody."""
     with connection.cursor() as cursor:

@@ -520,6 +520,7 @@ INSTALLED_APPS = [
     "templates.apps.TemplatesConfig",
     "orgimport.apps.OrgImportConfig",
     "uploads.apps.UploadsConfig",
+    "memory_store.apps.MemoryStoreConfig",
     "memory.apps.MemoryConfig",
     "a2a.apps.A2AConfig",
     "delegations.apps.DelegationsConfig",

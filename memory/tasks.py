@@ -7,8 +7,9 @@ from celery import shared_task
 from activity.supervision import supervised
 from config.jobs import Job
 from memory.services import forget_expired
+from memory_store import services as store
 
 
 @shared_task(name=Job.MEMORY_SWEEPER)
 def sweeper() -> None:
-    supervised(Job.MEMORY_SWEEPER, forget_expired)
+    supervised(Job.MEMORY_SWEEPER, lambda: forget_expired() + store.forget_expired())

@@ -16,6 +16,7 @@ ROOMS = [
     "workspaces",
     "approvals",
     "memory",
+    "memory_store",
     "templates",
     "uploads",
     "provisioning",

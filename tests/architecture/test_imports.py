@@ -18,6 +18,7 @@ ROOMS = [
     "workspaces",
     "approvals",
     "memory",
+    "memory_store",
     "provisioning",
     "a2a",
     "console",

@@ -53,6 +53,7 @@ OURS = [
     "provisioning",
     "uploads",
     "memory",
+    "memory_store",
     "a2a",
     "delegations",
 ]

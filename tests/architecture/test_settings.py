@@ -17,6 +17,7 @@ PRODUCT = [
     "workspaces",
     "approvals",
     "memory",
+    "memory_store",
     "uploads",
     "templates",
     "provisioning",
@@ -32,6 +33,7 @@ READERS = {
     "config/celery.py": "names the settings module before Django is there",
     "config/wsgi.py": "names the settings module before Django is there",
     "console/management/commands/ensure_admin.py": "Django's own DJANGO_SUPERUSER_* convention",
+    "memory_store/plugin.py": "names the settings module of its own process",
     "provisioning/backends/process.py": "PATH and LANG of the agents it starts",
 }
 

@@ -1,0 +1,5 @@
+from django.apps import AppConfig
+
+
+class MemoryStoreConfig(AppConfig):
+    name = "memory_store"
