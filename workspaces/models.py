@@ -141,7 +141,7 @@ class Workspace(models.Model):
     import_template = models.TextField(null=True)
     import_key = models.TextField(null=True)
     cleanup_pending = models.BooleanField(default=False)
-    storage_kept = models.BooleanField(default=False)  # of a removed one: until its purge
+    storage_kept = models.BooleanField(default=False, db_default=False)  # of a removed one: until its purge
     status_changed_at = models.DateTimeField(db_default=Now())
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(db_default=Now())

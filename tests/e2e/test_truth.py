@@ -258,6 +258,9 @@ CASES = [
          {"key": "k", "value": {"a": 1}}),
     Case("DELETE /workspaces/:id/memory/:key", lambda o, v: of(o, v, "memory") == [],
          arrange=lambda o, v: put("/workspaces/:id/memory", {"key": "k", "value": 1}, "POST")(o, v) | {"key": "k"}),
+    Case("PUT /orgs/:org_id/plugins/allowlist",
+         lambda o, v: [one["plugin_name"] for one in o.get(f"/orgs/{v['id']}/plugins/allowlist")["plugins"]] == ["truth"],
+         {"plugins": ["truth"], "enabled_by": "truth"}, lambda o, v: {"org_id": v["id"]}),
     Case("PUT /canvas/viewport", lambda o, v: o.get("/canvas/viewport")["zoom"] == 2, {"x": 3, "y": 4, "zoom": 2}),
 ]  # fmt: skip
 
