@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
@@ -232,6 +232,18 @@ def write_from(given: Any) -> Write:
             created_at=read_moment(fields, "created_at"),
         )
     )
+
+
+def changes_from(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a record is to change; a field that is not named stays. Raises StoreError."""
+    readers: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
+        "content": read_text,
+        "kind": read_text,
+        "expires_at": read_moment,
+        "propagation": read_object_or_none,
+        "pin": read_flag,
+    }
+    return {name: read(fields, name) for name, read in readers.items() if name in fields}
 
 
 def search_from(given: Any) -> Search:

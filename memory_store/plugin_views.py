@@ -10,7 +10,7 @@ from functools import wraps
 from typing import Any
 
 import orjson
-from django.db import DatabaseError, InterfaceError, OperationalError
+from django.db import DatabaseError, DataError, InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.csrf import csrf_exempt
 from psycopg_pool import PoolTimeout
@@ -23,6 +23,7 @@ from memory_store.contract import (
     Code,
     StoreError,
     bad,
+    changes_from,
     checked_name,
     memory_json,
     namespace_json,
@@ -125,18 +126,14 @@ def search(request: HttpRequest) -> Answer:
 @answering("GET", "PATCH", "DELETE")
 def record(request: HttpRequest, memory_id: str) -> Answer:
     """Of the namespace that asks, named by the body or the query."""
-    fields = dict(read_object(_body(request))) if request.body else {}
-    name = checked_name(
-        fields.pop("requested_by_namespace", None) or request.GET.get("requested_by_namespace")
-    )
+    fields = read_object(_body(request)) if request.body else {}
+    name = checked_name(fields.get("requested_by_namespace") or request.GET.get("requested_by_namespace"))
     if request.method == "DELETE":
         store.forget(memory_id, name)
         return 204, None
     if request.method == "GET":
         return 200, memory_json(store.get(memory_id, name))
-    if "expires_at" in fields:
-        fields["expires_at"] = read_moment(fields, "expires_at")
-    return 200, memory_json(store.update(memory_id, name, fields))
+    return 200, memory_json(store.update(memory_id, name, changes_from(fields)))
 
 
 @csrf_exempt
@@ -151,6 +148,8 @@ def _respond(verb: Callable[..., Answer], request: HttpRequest, kwargs: Mapping[
         status, answer = verb(request, **kwargs)
     except StoreError as refused:
         return _error(STATUS[refused.code], refused.code, refused.message)
+    except DataError:  # NUL in a text, a year that no timestamp has
+        return _error(400, Code.BAD_REQUEST, "the store cannot keep such a value")
     except (OperationalError, InterfaceError, PoolTimeout):
         log.exception("the database is away")
         return _error(503, Code.UNAVAILABLE, "the store is unavailable")

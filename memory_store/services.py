@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,6 +18,7 @@ from django.db.models import QuerySet
 from memory_store import text_search
 from memory_store.contract import (
     KEPT,
+    SEARCH_LIMIT,
     Code,
     KeptOr,
     Memory,
@@ -170,12 +172,11 @@ def update(memory_id: str, namespace: str, changes: Mapping[str, Any]) -> Memory
     if not changes or not set(changes) <= allowed:
         raise bad("nothing to change")
     with transaction.atomic():
-        row = _in_namespace(memory_id, namespace).select_for_update().first()
-        if row is None:
-            raise _no_memory()
-        now = {name: getattr(row, name) for name in allowed} | dict(changes)
-        commit(namespace, Write(source=row.source, id=row.pk, **now))
-        return get(memory_id, namespace)
+        _in_namespace(memory_id, namespace).select_for_update().first()
+        changed = replace(get(memory_id, namespace), **changes)
+        now = {name: getattr(changed, name) for name in allowed}
+        commit(namespace, Write(source=changed.source, id=UUID(changed.id), **now))
+    return changed
 
 
 def list_namespaces(prefix: str = "", cursor: str | None = None) -> Page:
@@ -224,7 +225,7 @@ def _matching(wanted: Search, match: text_search.Match) -> list[Memory]:
     values = {
         "namespaces": list(wanted.namespaces),
         "kinds": list(wanted.kinds),
-        "limit": wanted.limit or 20,
+        "limit": wanted.limit or SEARCH_LIMIT,
         **text_search.parameters(wanted.query),
     }
     kinds = "AND m.kind = ANY(%(kinds)s)" if wanted.kinds else ""

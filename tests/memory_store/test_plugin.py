@@ -163,6 +163,23 @@ def test_a_record_of_another_namespace_is_not_taken_over(everybodys: Plugin) -> 
     assert store.get(one, "team:a").content == "mine"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"content": 5}, {"content": " "}, {"pin": "yes"}, {"propagation": []},
+     {"propagation": {"a": "\x00"}}, {"expires_at": "tomorrow"}, {"source": "user"}],
+)  # fmt: skip
+def test_a_change_that_cannot_be_is_refused_and_changes_nothing(
+    everybodys: Plugin, changes: dict[str, Any]
+) -> None:
+    store.put_namespace("team:a", "team")
+    one = str(store.commit("team:a", store.Write("mine")))
+    before = store.get(one, "team:a")
+    asked = {"requested_by_namespace": "team:a", **changes}
+    answer = everybodys.ask("PATCH", f"/v1/memories/{one}", asked)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    assert store.get(one, "team:a") == before
+
+
 def test_a_token_closes_everything_but_health(tmp_path: Path) -> None:
     running = up(tmp_path, MEMORY_PLUGIN_DATABASE_URL=database_url(), MEMORY_PLUGIN_TOKEN="a secret")
     try:

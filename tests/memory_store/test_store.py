@@ -192,6 +192,9 @@ def test_a_record_is_read_changed_and_forgotten_by_its_own_namespace_only(home: 
         assert refusal(verb, "not-a-uuid", home) == Code.BAD_REQUEST
     assert refusal(store.update, one, AWAY, {"pin": True}) == Code.NOT_FOUND
     assert refusal(store.update, one, home, {"source": "user"}) == Code.BAD_REQUEST
+    ended = store.update(one, home, {"expires_at": timezone.now() - timedelta(seconds=1)})
+    assert ended.content == "other"
+    assert refusal(store.get, one, home) == refusal(store.update, one, home, {"pin": True}) == Code.NOT_FOUND
     store.forget(one, home)
     assert refusal(store.forget, one, home) == Code.NOT_FOUND
 
