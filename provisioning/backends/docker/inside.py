@@ -7,12 +7,17 @@ docs/reference/docker.md, Files.
 
 import json
 import os
+import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 
 OK, MISSING, IS_FOLDER, IS_FILE, TOO_LARGE, REFUSED = 0, 3, 4, 5, 6, 7
 AGENT = 1000
+DRAFT = ".workspace-draft-"
+DRAFT_LIFE_S = 3600
 
 
 def main(operation: str, root: str, *rest: str) -> int:
@@ -78,20 +83,40 @@ def written(root: str, count: str) -> int:
 
 
 def place(target: str, content: bytes, mode: int) -> None:
-    temporary = os.path.join(os.path.dirname(target), f".{os.path.basename(target)[:200]}.new")
-    if os.path.lexists(temporary):
-        os.unlink(temporary)  # left by a writer that died
-    with open(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as stored:
-        stored.write(content)
-    os.chown(temporary, AGENT, AGENT)
-    os.chmod(temporary, mode)
-    os.replace(temporary, target)
+    """Whole or not at all, whoever else writes the same file: each has its own draft, the last one stays."""
+    folder = os.path.dirname(target)
+    forget_drafts(folder)
+    draft = os.path.join(folder, f"{DRAFT}{secrets.token_hex(8)}")
+    try:
+        with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as stored:
+            stored.write(content)
+        os.chown(draft, AGENT, AGENT)
+        os.chmod(draft, mode)
+        os.replace(draft, target)
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(draft)
+
+
+def forget_drafts(folder: str) -> None:
+    """Those of writers that died."""
+    with os.scandir(folder) as found:
+        drafts = [one for one in found if one.name.startswith(DRAFT)]
+    for one in drafts:
+        with suppress(FileNotFoundError):
+            if time.time() - one.stat(follow_symlinks=False).st_mtime > DRAFT_LIFE_S:
+                os.unlink(one.path)
 
 
 def make_folders(folder: str) -> None:
     if not os.path.isdir(folder):
         make_folders(os.path.dirname(folder))
-        os.mkdir(folder, 0o755)
+        try:
+            os.mkdir(folder, 0o755)
+        except FileExistsError:
+            if os.path.isdir(folder):
+                return  # another writer was faster
+            raise
         os.chown(folder, AGENT, AGENT)
 
 
