@@ -99,6 +99,20 @@ COUNTERS = [
             for name in ("deadline_failed", "error", "redispatched", "reply_error", "stuck")
         ),
     ),
+    Family("molecule_memory_writes_total", "counter", "Memories stored, by surface, kind and outcome."),
+    Family("molecule_memory_searches_total", "counter", "Searches of memories, by path and outcome."),
+    Family("molecule_memory_redactions_total", "counter", "Credentials taken out of memories, by label."),
+    Family(
+        "molecule_memory_plugin_requests_total",
+        "counter",
+        "Calls of the memory plugin, by route and outcome.",
+    ),
+    Family(
+        "molecule_memory_audit_failures_total",
+        "counter",
+        "Memories whose line in the feed is missing.",
+        ("",),
+    ),
 ]
 HISTOGRAMS = [
     Family(

@@ -81,6 +81,14 @@ class Environment:
         given = cast(str, self._env.str(name, default="")).strip().lower()
         return given in {"1", "true", "yes", "on"}
 
+    def denial(self, name: str, *, help: str) -> bool:
+        """True for any text but nothing, `0`, `false`, `no` and `off`, in any case: what is not understood
+        denies.
+        """
+        self._declare(Variable(name, "true or false", "false", help))
+        given = cast(str, self._env.str(name, default="")).strip().lower()
+        return given not in {"", "0", "false", "no", "off"}
+
     def unless(self, name: str, *, help: str) -> bool:
         """On unless it is one of `0`, `f`, `false`, `n`, `no`, `off`, in any case."""
         self._declare(Variable(name, "true or false", "true", help))
@@ -121,6 +129,18 @@ class Environment:
         if given and not found:
             log.warning("%s=%r is no duration; using %d", name, given, default)
         return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]] if found else default
+
+    def wait(self, name: str, *, default: float, help: str) -> float:
+        """Seconds, for a wait that may be shorter than one: a positive number with `ms`, `s` or `m` behind
+        it.
+        """
+        self._declare(Variable(name, "like 500ms, 2s or 1m", f"{default:g}s", help))
+        given = cast(str, self._env.str(name, default="")).strip()
+        found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|m)", given)
+        seconds = float(found[1]) * {"ms": 0.001, "s": 1, "m": 60}[found[2]] if found else 0.0
+        if given and not seconds:
+            log.warning("%s=%r is no time to wait; using %gs", name, given, default)
+        return seconds or default
 
     def networks(self, name: str, *, help: str) -> list[Network]:
         """A comma list of CIDRs.

@@ -201,6 +201,41 @@ A2A_QUEUE_RETENTION_DAYS: int = env.positive_int(
 MEMORY_SWEEP_INTERVAL_S: int = env.count(
     "MEMORY_SWEEP_INTERVAL_S", default=300, help="interval of the sweep of expired values, seconds; 0 = none"
 )
+MEMORY_PLUGIN_URL: str = env.text(
+    "MEMORY_PLUGIN_URL", help="address of the memory plugin; empty: no records, unless MEMORY_V2_BACKEND"
+).rstrip("/")
+MEMORY_V2_BACKEND: str = env.choice(
+    "MEMORY_V2_BACKEND", ["none", "inprocess"], default="none", help="inprocess: records without a plugin"
+)
+MEMORY_V2_CUTOVER: bool = env.truth(
+    "MEMORY_V2_CUTOVER", help="scoped memories live in the records from now on, wherever they are asked for"
+)
+MEMORY_PLUGIN_DISABLE: bool = env.denial(
+    "MEMORY_PLUGIN_DISABLE", help="never start the plugin beside the server"
+)
+MEMORY_PLUGIN_REQUIRED: bool = env.switch(
+    "MEMORY_PLUGIN_REQUIRED", help="0: boot without memory when the plugin beside the server does not answer"
+)
+MEMORY_PLUGIN_TIMEOUT: float = env.wait(
+    "MEMORY_PLUGIN_TIMEOUT", default=2.0, help="how long the plugin may take to answer a call"
+)
+MEMORY_PLUGIN_TOKEN: str = env.text(
+    "MEMORY_PLUGIN_TOKEN",
+    help="sent to the plugin as bearer; the plugin demands it when it knows it",
+    secret=True,
+)
+MEMORY_GLOBAL_VISIBILITY: str = env.choice(
+    "MEMORY_GLOBAL_VISIBILITY",
+    ["tree", "deployment"],
+    default="tree",
+    help="who reads a root's GLOBAL memories: its tree, or everybody",
+)
+MEMORY_DEDUPE: str = env.choice(
+    "MEMORY_DEDUPE",
+    ["none", "exact"],
+    default="none",
+    help="exact: an agent that repeats itself gets the record it has",
+)
 
 # --- Work handed over (docs/reference/delegations.md)
 # --------------------------------------------------------------------

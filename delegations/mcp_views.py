@@ -26,8 +26,9 @@ from config.http import from_json, json_response, only, workspace_uuid
 from config.threads import in_thread, release_thread
 from delegations.models import Delegation
 from delegations.services import hang_up
-from delegations.tools import WAIT_S, Outcome, ToolError, Waiting, ended, tools
+from delegations.tools import WAIT_S, Outcome, Waiting, ended, tools
 from workspaces.models import Workspace
+from workspaces.tools import ToolError
 
 log = structlog.get_logger(__name__)
 

@@ -5,13 +5,11 @@ Source: docs/reference/mcp.md, Tools.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import orjson
 from django.conf import settings
 from django.utils import timezone
 
@@ -21,17 +19,15 @@ from config.errors import BadRequest, Forbidden, NotFound
 from delegations import selectors
 from delegations.models import Delegation, Source, Status
 from delegations.services import Task, delegate
+from memory.tools import TOOLS as MEMORY_TOOLS
 from workspaces.models import Workspace
 from workspaces.selectors import peers
+from workspaces.tools import Arguments, Tool, ToolError, schema, shown, text_of
 
 WAIT_S = 30.0
 GRACE_S = 30.0  # for the answer to be handed over
 NOTE = "the target has not answered yet; ask check_task_status, the result also comes to your inbox"
 UNTRACKED = "task not tracked or not yet dispatched"
-
-
-class ToolError(Exception):
-    """What may be shown to the agent; anything else is `tool call failed`."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,6 @@ class Waiting:
 
 
 Outcome = str | Waiting
-Arguments = Mapping[str, Any]
 
 
 def list_peers(workspace: Workspace, given: Arguments) -> Outcome:
@@ -50,7 +45,7 @@ def list_peers(workspace: Workspace, given: Arguments) -> Outcome:
         {key: one[key] if one[key] is not None else "" for key in ("id", "name", "role", "status", "tier")}
         for one in peers(workspace)
     ]
-    return _shown(found) if found else "No peers found."
+    return shown(found) if found else "No peers found."
 
 
 def get_workspace_info(workspace: Workspace, given: Arguments) -> Outcome:
@@ -58,7 +53,7 @@ def get_workspace_info(workspace: Workspace, given: Arguments) -> Outcome:
     info = {key: getattr(workspace, "pk" if key == "id" else key) for key in keys}
     if workspace.parent_id:
         info["parent_id"] = workspace.parent_id
-    return _shown({**info, "role": workspace.role or ""})
+    return shown({**info, "role": workspace.role or ""})
 
 
 def delegate_task(workspace: Workspace, given: Arguments) -> Outcome:
@@ -69,24 +64,24 @@ def delegate_task(workspace: Workspace, given: Arguments) -> Outcome:
 
 def delegate_task_async(workspace: Workspace, given: Arguments) -> Outcome:
     row = _delegated(workspace, given, Source.MCP_ASYNC)
-    return _shown({"task_id": row.pk, "status": "dispatched", "target_id": row.callee_id})
+    return shown({"task_id": row.pk, "status": "dispatched", "target_id": row.callee_id})
 
 
 def check_task_status(workspace: Workspace, given: Arguments) -> Outcome:
-    target, task_id = _target(given), _text(given, "task_id")
+    target, task_id = _target(given), text_of(given, "task_id")
     row = Delegation.objects.filter(pk=task_id, caller_id=workspace.pk, callee_id=target).first()
     if row is None:
-        return _shown({"task_id": task_id, "status": "not_found", "note": UNTRACKED})
-    shown: dict[str, Any] = {"task_id": row.pk, "status": row.shown, "target_id": row.callee_id}
+        return shown({"task_id": task_id, "status": "not_found", "note": UNTRACKED})
+    status: dict[str, Any] = {"task_id": row.pk, "status": row.shown, "target_id": row.callee_id}
     if row.status == Status.COMPLETED:
-        shown["result"] = selectors.outcome_text(row)
+        status["result"] = selectors.outcome_text(row)
     elif row.error_detail:
-        shown["error"] = row.error_detail
-    return _shown(shown)
+        status["error"] = row.error_detail
+    return shown(status)
 
 
 def send_message_to_user(workspace: Workspace, given: Arguments) -> Outcome:
-    message, files = _text(given, "message"), _attachments(given)
+    message, files = text_of(given, "message"), _attachments(given)
     message_user(workspace_id=workspace.pk, name=workspace.name, message=message, attachments=files)
     return "Message sent."
 
@@ -97,11 +92,11 @@ def ended(row: Delegation) -> str:
         return selectors.outcome_text(row)
     if row.status == Status.FAILED:
         raise ToolError(f"A2A delegation failed: {selectors.outcome_text(row)}")
-    return _shown({"task_id": row.pk, "status": row.shown, "target_id": row.callee_id, "note": NOTE})
+    return shown({"task_id": row.pk, "status": row.shown, "target_id": row.callee_id, "note": NOTE})
 
 
 def _delegated(workspace: Workspace, given: Arguments, source: Source, **more: Any) -> Delegation:
-    target, text, files = _target(given), _text(given, "task"), _attachments(given)
+    target, text, files = _target(given), text_of(given, "task"), _attachments(given)
     try:
         return delegate(Task(workspace.pk, target, text, source=source, attachments=files, **more)).row
     except NotFound:
@@ -124,57 +119,34 @@ def _attachments(given: Arguments) -> list[dict[str, Any]]:
 
 
 def _target(given: Arguments) -> UUID:
-    text = _text(given, "workspace_id")
+    text = text_of(given, "workspace_id")
     try:
         return UUID(text)
     except ValueError:
         raise ToolError("workspace not found") from None
 
 
-def _text(given: Arguments, name: str) -> str:
-    value = given.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise ToolError(f"{name} is required")
-    return value
-
-
-def _shown(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode()
-
-
-def _schema(required: str = "", optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    names = required.split()
-    texts = {name: {"type": "string"} for name in names}
-    return {"type": "object", "properties": {**texts, **(optional or {})}, "required": names}
-
-
 _FILES = {"attachments": {"type": "array", "items": {"type": "object"}}}
 
 
-@dataclass(frozen=True)
-class Tool:
-    call: Callable[[Workspace, Arguments], Outcome]
-    description: str
-    schema: dict[str, Any]
-
-
 _ALL = {
-    "list_peers": Tool(list_peers, "The workspaces this one works with directly.", _schema()),
-    "get_workspace_info": Tool(get_workspace_info, "What this workspace is.", _schema()),
+    "list_peers": Tool(list_peers, "The workspaces this one works with directly.", schema()),
+    "get_workspace_info": Tool(get_workspace_info, "What this workspace is.", schema()),
     "delegate_task": Tool(
-        delegate_task, "Hand a task to a peer and wait for its answer.", _schema("workspace_id task", _FILES)
+        delegate_task, "Hand a task to a peer and wait for its answer.", schema("workspace_id task", _FILES)
     ),
     "delegate_task_async": Tool(
         delegate_task_async,
         "Hand a task to a peer; the result comes to the inbox.",
-        _schema("workspace_id task", _FILES),
+        schema("workspace_id task", _FILES),
     ),
     "check_task_status": Tool(
-        check_task_status, "What became of a task that was handed on.", _schema("workspace_id task_id")
+        check_task_status, "What became of a task that was handed on.", schema("workspace_id task_id")
     ),
     "send_message_to_user": Tool(
-        send_message_to_user, "Say something to the person at the canvas.", _schema("message", _FILES)
+        send_message_to_user, "Say something to the person at the canvas.", schema("message", _FILES)
     ),
+    **MEMORY_TOOLS,
 }
 
 

@@ -1,3 +1,8 @@
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
 from django.apps import AppConfig
 
 
@@ -7,6 +12,14 @@ class MemoryConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
+        from activity import search
         from config.jobs import Job, conditions
 
         conditions[Job.MEMORY_SWEEPER] = lambda: bool(settings.MEMORY_SWEEP_INTERVAL_S)
+        search.sources.append(_remembered)
+
+
+def _remembered(workspace_id: UUID, text: str, limit: int) -> list[dict[str, Any]]:
+    from memory.services.memories import found_in_session
+
+    return found_in_session(workspace_id, text, limit)

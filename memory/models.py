@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Self
 from uuid import uuid4
 
+from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.search import SearchVector, SearchVectorField
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -40,3 +42,47 @@ class KeyValue(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class Scope(models.TextChoices):
+    """Who reads a memory: its author; the author's team; the org."""
+
+    LOCAL = "LOCAL"
+    TEAM = "TEAM"
+    GLOBAL = "GLOBAL"
+
+
+class AgentMemory(models.Model):
+    """A fact that an agent remembers. It holds no credentials and goes with its author's purge."""
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    workspace = models.ForeignKey("workspaces.Workspace", models.CASCADE, related_name="+", db_index=False)
+    content = models.TextField()
+    scope = models.CharField(max_length=10, choices=Scope)
+    namespace = models.CharField(max_length=50, db_default="general")  # a free label, no namespace of records
+    content_sha256 = models.CharField(max_length=64)
+    content_tsv = models.GeneratedField(
+        expression=SearchVector("content", config="english"),
+        output_field=SearchVectorField(),
+        db_persist=True,
+    )
+    created_at = models.DateTimeField(db_default=Now())
+    updated_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "agent_memories"
+        constraints = [
+            models.CheckConstraint(name="agent_memories_scope", condition=Q(scope__in=Scope.values)),
+        ]
+        indexes = [
+            models.Index(fields=["workspace", "-created_at", "id"], name="agent_memories_own"),
+            models.Index(fields=["workspace", "namespace"], name="agent_memories_label"),
+            models.Index(
+                fields=["scope", "-created_at"], name="agent_memories_shared", condition=~Q(scope=Scope.LOCAL)
+            ),
+            models.Index(fields=["workspace", "scope", "content_sha256"], name="agent_memories_same"),
+            GinIndex(fields=["content_tsv"], name="agent_memories_text"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.pk)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from django.urls import path
 
 from access.permissions import WorkspaceAccess
+from memory.record_views import RecordViewSet as Records
+from memory.scoped_views import MemoryViewSet as Memories
 from memory.views import KeyValueViewSet as View
 
 _ACCESS = {"permission_classes": [WorkspaceAccess]}
@@ -14,5 +16,19 @@ urlpatterns = [
     path(
         "workspaces/<workspace_id>/memory/<path:key>",
         View.as_view({"get": "retrieve", "delete": "destroy"}, **_ACCESS),
+    ),
+    path(
+        "workspaces/<workspace_id>/memories",
+        Memories.as_view({"get": "list", "post": "create"}, **_ACCESS),
+    ),
+    path(
+        "workspaces/<workspace_id>/memories/<memory_id>",
+        Memories.as_view({"patch": "partial_update", "delete": "destroy"}, **_ACCESS),
+    ),
+    path("workspaces/<workspace_id>/v2/namespaces", Records.as_view({"get": "namespaces"}, **_ACCESS)),
+    path("workspaces/<workspace_id>/v2/memories", Records.as_view({"get": "list"}, **_ACCESS)),
+    path(
+        "workspaces/<workspace_id>/v2/memories/<memory_id>",
+        Records.as_view({"delete": "destroy"}, **_ACCESS),
     ),
 ]

@@ -5,6 +5,7 @@ Source: docs/reference/memory-plugin.md.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -111,6 +112,11 @@ class Page:
     next_cursor: str | None = None
 
 
+def sha256(content: str) -> str:
+    """By it the same text is known again."""
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def bad(message: str) -> StoreError:
     return StoreError(Code.BAD_REQUEST, message)
 
@@ -164,26 +170,33 @@ def checked_search(search: Search) -> Search:
 
 
 def namespace_json(one: Namespace) -> dict[str, Any]:
-    return _present(name=one.name, kind=one.kind, created_at=_text(one.created_at),
-                    expires_at=_text(one.expires_at), metadata=one.metadata)  # fmt: skip
+    return _present(name=one.name, kind=one.kind, created_at=_moment_text(one.created_at),
+                    expires_at=_moment_text(one.expires_at), metadata=one.metadata)  # fmt: skip
 
 
 def memory_json(one: Memory) -> dict[str, Any]:
     return _present(id=one.id, namespace=one.namespace, content=one.content, kind=one.kind, source=one.source,
-                    created_at=_text(one.created_at), expires_at=_text(one.expires_at),
+                    created_at=_moment_text(one.created_at), expires_at=_moment_text(one.expires_at),
                     propagation=one.propagation, pin=one.pin or None, score=one.score)  # fmt: skip
 
 
 def write_json(one: Write) -> dict[str, Any]:
     return _present(content=one.content, kind=one.kind, source=one.source, id=one.id and str(one.id),
-                    expires_at=_text(one.expires_at), propagation=one.propagation, pin=one.pin or None,
+                    expires_at=_moment_text(one.expires_at), propagation=one.propagation, pin=one.pin or None,
                     embedding=one.embedding and list(one.embedding),
-                    created_at=_text(one.created_at))  # fmt: skip
+                    created_at=_moment_text(one.created_at))  # fmt: skip
 
 
 def search_json(one: Search) -> dict[str, Any]:
     return _present(namespaces=list(one.namespaces), query=one.query or None, kinds=list(one.kinds) or None,
                     limit=one.limit, embedding=one.embedding and list(one.embedding))  # fmt: skip
+
+
+def changes_json(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The named fields of a record, null included: what is not named stays."""
+    return {
+        name: _moment_text(value) if isinstance(value, datetime) else value for name, value in changes.items()
+    }
 
 
 def namespace_from(given: Any) -> Namespace:
@@ -293,11 +306,18 @@ def read_flag(fields: Mapping[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def read_uuid(value: Any) -> UUID:
+def uuid_or_none(value: Any) -> UUID | None:
     try:
         return UUID(value)
     except (ValueError, TypeError, AttributeError):
-        raise bad("id must be a UUID") from None
+        return None
+
+
+def read_uuid(value: Any) -> UUID:
+    found = uuid_or_none(value)
+    if found is None:
+        raise bad("id must be a UUID")
+    return found
 
 
 def read_moment(fields: Mapping[str, Any], name: str) -> datetime | None:
@@ -340,7 +360,7 @@ def _needed(moment: datetime | None, name: str) -> datetime:
     return moment
 
 
-def _text(moment: datetime | None) -> str | None:
+def _moment_text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

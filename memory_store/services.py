@@ -5,7 +5,6 @@ All raise StoreError for what is refused; errors of the database pass through.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -33,6 +32,7 @@ from memory_store.contract import (
     checked_search,
     checked_write,
     read_uuid,
+    sha256,
 )
 from memory_store.models import MemoryNamespace, MemoryRecord
 
@@ -215,10 +215,6 @@ def forget_expired() -> int:
             )
             gone += cursor.rowcount
     return gone
-
-
-def sha256(content: str) -> str:
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _matching(wanted: Search, match: text_search.Match) -> list[Memory]:

@@ -15,6 +15,7 @@ from activity.models import ActivityLog
 from delegations import mcp_views
 from delegations.models import Delegation
 from delegations.services import sweep
+from memory.tools import TOOLS as MEMORY_TOOLS
 from tests.a2a.fake_agent import answers, waits
 from tests.clients import Api, admin, agent_of, anonymous
 from tests.conftest import ADMIN_TOKEN, at_once
@@ -74,7 +75,7 @@ def test_the_methods(doorbell):
     listed = rpc(api, one, "tools/list").json()["result"]["tools"]
     assert {tool["name"] for tool in listed} == {
         "list_peers", "get_workspace_info", "delegate_task", "delegate_task_async", "check_task_status",
-        "send_message_to_user",
+        "send_message_to_user", *MEMORY_TOOLS,
     }  # fmt: skip
     assert all(tool["description"] and tool["inputSchema"]["type"] == "object" for tool in listed)
     client = Client(HTTP_AUTHORIZATION=f"Bearer {ADMIN_TOKEN}")

@@ -39,6 +39,7 @@ ELSEWHERE = {
     "POST /workspaces/:id/plugins": "tests/provisioning/test_plugins.py: it needs a catalogue",
     "DELETE /workspaces/:id/plugins/:name": "tests/provisioning/test_plugins.py: it needs a catalogue",
     "POST /admin/a2a-queue/drop-stale": "tests/a2a/test_queue.py: it needs a queue nobody drains",
+    "DELETE /workspaces/:id/v2/memories/:memory_id": "tests/memory/test_records.py: it needs a store of records",
     **dict.fromkeys(
         (f"{m} /cp/:path" for m in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")), "somebody else's"
     ),
@@ -122,6 +123,15 @@ def a_question(operator: Operator, values: Values) -> Values:
     return {
         "approval_id": operator.post(f"/workspaces/{values['id']}/approvals", {"action": "x"})["approval_id"]
     }
+
+
+def a_memory(operator: Operator, values: Values) -> Values:
+    given = {"content": "old", "scope": "LOCAL"}
+    return {"memory_id": operator.post(f"/workspaces/{values['id']}/memories", given)["id"]}
+
+
+def memories(operator: Operator, values: Values) -> list[str]:
+    return [one["content"] for one in of(operator, values, "memories")]
 
 
 def compute(operator: Operator, values: Values) -> Values:
@@ -256,6 +266,10 @@ CASES = [
          {"name": "<mark>"}, lambda o, v: {"mark": uuid4().hex}),
     Case("POST /workspaces/:id/memory", lambda o, v: [one["value"] for one in of(o, v, "memory")] == [{"a": 1}],
          {"key": "k", "value": {"a": 1}}),
+    Case("POST /workspaces/:id/memories", lambda o, v: memories(o, v) == ["new"], {"content": "new", "scope": "LOCAL"}),
+    Case("PATCH /workspaces/:id/memories/:memory_id", lambda o, v: memories(o, v) == ["new"], {"content": "new"},
+         arrange=a_memory),
+    Case("DELETE /workspaces/:id/memories/:memory_id", lambda o, v: memories(o, v) == [], arrange=a_memory),
     Case("DELETE /workspaces/:id/memory/:key", lambda o, v: of(o, v, "memory") == [],
          arrange=lambda o, v: put("/workspaces/:id/memory", {"key": "k", "value": 1}, "POST")(o, v) | {"key": "k"}),
     Case("PUT /orgs/:org_id/plugins/allowlist",

@@ -14,8 +14,8 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from config.jobs import Job, conditions
-from memory import services
 from memory.models import KeyValue
+from memory.services import key_values as services
 from tests.clients import admin, agent_of, anonymous
 from tests.conftest import at_once
 from tests.outages import database_away
