@@ -29,6 +29,7 @@ class Job(StrEnum):
     DELEGATE = "delegations.dispatch"
     DELEGATIONS_OF_REMOVED = "delegations.of_removed"
     IMAGE_REFRESH = "provisioning.image_refresh"
+    MEMORY_DELIVER = "memory.deliver"
 
     LIVENESS_BACKSTOP = "liveness-backstop"
     HEALTH_SWEEP = "health-sweep"
@@ -48,6 +49,7 @@ class Job(StrEnum):
     PENDING_UPLOADS_SWEEPER = "pending-uploads-sweeper"
     A2A_QUEUE_SWEEPER = "a2a-queue-sweeper"
     MEMORY_SWEEPER = "memory-sweeper"
+    MEMORY_OUTBOX = "memory-outbox"
     DELEGATION_SWEEPER = "delegation-sweeper"
 
     QUEUE_PROBE = "queue-probe"
@@ -69,6 +71,7 @@ QUEUES: dict[Job, str] = {
     Job.DELEGATE: "delegations",
     Job.DELEGATIONS_OF_REMOVED: "delegations",
     Job.IMAGE_REFRESH: "images",
+    Job.MEMORY_DELIVER: "bulk",
 }
 
 SWEEPS = "sweeps"
@@ -96,6 +99,7 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.PENDING_UPLOADS_SWEEPER: "PENDING_UPLOADS_SWEEP_INTERVAL_SECONDS",
     Job.A2A_QUEUE_SWEEPER: "A2A_QUEUE_SWEEPER_INTERVAL_S",
     Job.MEMORY_SWEEPER: lambda: int(settings.MEMORY_SWEEP_INTERVAL_S) or 300,  # 0: see `conditions`
+    Job.MEMORY_OUTBOX: 30,
     Job.DELEGATION_SWEEPER: "DELEGATION_SWEEPER_INTERVAL_S",
 }
 

@@ -14,8 +14,15 @@ class MemoryConfig(AppConfig):
 
         from activity import search
         from config.jobs import Job, conditions
+        from memory.config import is_wired
+        from memory.services.outbox import forget_purged
+        from memory.services.seeds import plant
+        from workspaces import hooks
 
         conditions[Job.MEMORY_SWEEPER] = lambda: bool(settings.MEMORY_SWEEP_INTERVAL_S)
+        conditions[Job.MEMORY_OUTBOX] = is_wired
+        hooks.born.append(lambda row, memories: plant([(row, memories)]))
+        hooks.purged.append(forget_purged)
         search.sources.append(_remembered)
 
 

@@ -86,3 +86,37 @@ class AgentMemory(models.Model):
 
     def __str__(self) -> str:
         return str(self.pk)
+
+
+class OutboxEntry(models.Model):
+    """What the store of records is owed; `payload` is the record of a commit, as it goes over the wire."""
+
+    class Op(models.TextChoices):
+        COMMIT = "commit"
+        DELETE_NAMESPACE = "delete_namespace"
+
+    id = models.BigAutoField(primary_key=True)
+    op = models.TextField(choices=Op)
+    namespace = models.TextField()
+    payload = models.JSONField(null=True)
+    attempts = models.IntegerField(db_default=0)
+    next_attempt_at = models.DateTimeField(db_default=Now())
+    last_error = models.TextField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "memory_outbox"
+        constraints = [
+            models.CheckConstraint(
+                name="memory_outbox_op", condition=Q(op__in=["commit", "delete_namespace"])
+            ),
+            models.UniqueConstraint(
+                fields=["op", "namespace"],
+                name="memory_outbox_delete_uniq",
+                condition=Q(op="delete_namespace"),
+            ),
+        ]
+        indexes = [models.Index(fields=["next_attempt_at", "id"], name="memory_outbox_due")]
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.namespace}"

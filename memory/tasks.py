@@ -7,9 +7,20 @@ from celery import shared_task
 from activity.supervision import supervised
 from config.jobs import Job
 from memory.services import forget_expired
+from memory.services.outbox import deliver
 from memory_store import services as store
 
 
 @shared_task(name=Job.MEMORY_SWEEPER)
 def sweeper() -> None:
     supervised(Job.MEMORY_SWEEPER, lambda: forget_expired() + store.forget_expired())
+
+
+@shared_task(name=Job.MEMORY_DELIVER)
+def deliver_now() -> None:
+    deliver()
+
+
+@shared_task(name=Job.MEMORY_OUTBOX)
+def outbox() -> None:
+    supervised(Job.MEMORY_OUTBOX, deliver)

@@ -301,8 +301,6 @@ def _memories(fields: Fields) -> tuple[Mapping[str, Any], ...]:
     for index, memory in enumerate(memories):
         if not isinstance(memory.get("content"), str):
             fields.problem(f"initial_memories[{index}].content", "must be a text")
-    if memories:
-        fields.warn("initial_memories")  # no room stores them yet, and nobody shall believe it
     return tuple(memories)
 
 

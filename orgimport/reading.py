@@ -61,8 +61,6 @@ class _Reading:
         for index, memory in enumerate(top.mappings("global_memories")):
             if not isinstance(memory.get("content"), str):
                 top.problem(f"global_memories[{index}].content", "must be a text")
-        if top.items("global_memories"):
-            top.warn("global_memories")  # no room stores them yet
         template = OrgTemplate(
             key=key or f"inline:{name}",
             name=name,
@@ -71,6 +69,7 @@ class _Reading:
             required_env=(*top.requirements("required_env"), *org_env),
             recommended_env=top.requirements("recommended_env"),
             env=env,
+            global_memories=tuple(top.mappings("global_memories")),
             warnings=tuple(self._findings.warnings),
         )
         if not top.items("workspaces"):

@@ -93,6 +93,7 @@ class OrgTemplate:
     required_env: tuple[Any, ...]
     recommended_env: tuple[Any, ...]
     env: Mapping[str, str] = field(repr=False)
+    global_memories: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[dict[str, str], ...] = ()
 
     def every(self) -> Iterator[Node]:

@@ -6,7 +6,8 @@ A hook must not wait for anything slow, and must not raise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from workspaces.models import Workspace
@@ -24,6 +25,12 @@ internal_address: list[Callable[[Workspace], str | None]] = []
 
 # Called with the ids of a removed subtree, inside the transaction that removes it.
 removed: list[Callable[[list[UUID]], None]] = []
+
+# Called with a new row and the memories it is to be born with, inside the transaction that creates it.
+born: list[Callable[[Workspace, Sequence[Mapping[str, Any]]], None]] = []
+
+# Called with the ids of what a purge deletes, inside its transaction.
+purged: list[Callable[[list[UUID]], None]] = []
 
 # Asked for the seconds a start may take, by runtime, as whoever describes runtimes declares them.
 provision_timeouts: list[Callable[[], Mapping[str, int]]] = []

@@ -112,6 +112,7 @@ def new_workspace(given: dict[str, Any], read_template: ReadTemplate) -> NewWork
         x=x,
         y=y,
         secrets=secrets,
+        memories=[one for one in given.get("initial_memories") or [] if isinstance(one, Mapping)],
     )
 
 

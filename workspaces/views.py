@@ -69,8 +69,6 @@ class TreeViewSet(ViewSet):
         given = parsed(CreateInput, request)
         wanted = new_workspace(given, chosen_by)
         created = services.create_workspace(wanted)
-        if given.get("initial_memories"):
-            log.info("initial_memories.ignored", workspace_id=str(created.workspace.pk))
         row = created.workspace
         if row.is_managed:
             if not dispatch.provision_async(row):

@@ -19,6 +19,7 @@ from django.conf import settings
 from config.errors import Forbidden, NotFound
 from memory.backends import backend
 from memory.content import prepared, shown_by_namespace
+from memory.models import OutboxEntry
 from memory.namespaces import Reach, reach_of
 from memory.services import audit
 from memory.services.counting import count_search, count_write
@@ -160,6 +161,7 @@ def _ensure(namespace: str) -> None:
     if _ensured.get(namespace, 0.0) > time.monotonic():
         return
     backend().put_namespace(namespace)
+    OutboxEntry.objects.filter(op=OutboxEntry.Op.DELETE_NAMESPACE, namespace=namespace).delete()
     with _lock:
         if len(_ensured) > 10_000:
             _ensured.clear()

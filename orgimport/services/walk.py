@@ -20,6 +20,7 @@ from access.services import store_secrets_of
 from activity.events import EventType, record_all
 from config.errors import Conflict, DomainError
 from config.evt import evt
+from memory.services.seeds import plant
 from orgimport.files import Contents
 from orgimport.layout import Point
 from orgimport.planner import Place
@@ -164,9 +165,15 @@ class Walk:
         store_files(files)
         for status, number in Counter(one.row.status for one in new).items():
             count_moves([NOTHING] * number, status, "import")
+        plant((one.row, self._memories(one)) for one in new)
         record_all([event for one in new for event in self._events(one)])
         for one in new:
             transaction.on_commit(partial(self._begin, one), robust=True)
+
+    def _memories(self, one: Stored) -> list[Mapping[str, Any]]:
+        """A node's own; what the org shall know besides, with each root of the tree."""
+        shared = self.template.global_memories if one.row.parent_id is None else ()
+        return [*one.place.node.memories, *({**memory, "scope": "GLOBAL"} for memory in shared)]
 
     def _events(self, one: Stored) -> list[tuple[EventType, UUID, dict[str, Any]]]:
         row = one.row

@@ -133,17 +133,10 @@ def test_a_template_has_bounds(settings: Any):
             read_template(too_much, key="", root=None)
 
 
-def test_unknown_keys_and_what_no_room_keeps_yet_are_warned_of():
-    value = {
-        "name": "Org",
-        "colour": 1,
-        "workspaces": [{"name": "x", "initial_memories": [{"content": "m"}]}],
-    }
+def test_unknown_keys_are_warned_of():
+    value = {"name": "Org", "colour": 1, "workspaces": [{"name": "x"}]}
     found = read_template(value, key="", root=None)
-    assert list(found.warnings) == [
-        {"path": "", "key": "colour"},
-        {"path": "x", "key": "initial_memories"},
-    ]
+    assert list(found.warnings) == [{"path": "", "key": "colour"}]
 
 
 @pytest.mark.parametrize("value", [None, [], "text", {"name": "x"}, {"name": "x", "workspaces": []}])

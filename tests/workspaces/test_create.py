@@ -237,13 +237,11 @@ def test_an_insert_that_fails_says_so_in_a_fixed_sentence():
     assert (answer.status_code, answer.json()) == (500, {"error": "failed to create workspace"})
 
 
-def test_memories_to_begin_with_are_taken_and_a_position_may_carry_more_keys(caplog):
+def test_a_position_may_carry_more_keys():
     answer = create(
-        initial_memories=[{"content": "The office is in Oslo.", "scope": "team"}],
         canvas={"x": 4, "name": "n"},
     )
     assert answer.status_code == 201
-    assert "initial_memories.ignored" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from access.services import mint_token
 from activity.models import InboxDeliveryState, StructureEvent
 from activity.services import acknowledge, log_activity
 from approvals.models import Approval
-from memory.models import KeyValue
+from memory.models import AgentMemory, KeyValue
 from provisioning import dispatch
 from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.backends.memory import InMemoryBackend
@@ -77,6 +77,7 @@ def lived_in(**fields: Any) -> Workspace:
     acknowledge(workspace_id=row.pk, seq=1)
     Approval.objects.create(workspace=row, action="deploy")
     KeyValue.objects.create(workspace=row, key="k", value=1)
+    AgentMemory.objects.create(workspace=row, content="a fact", scope="LOCAL")
     WorkspaceLifecycle.objects.get_or_create(workspace=row)
     QueueItem.objects.create(workspace=row, caller_kind=KeptKind.CANVAS, body={})
     BootBundle.objects.create(

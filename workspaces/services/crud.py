@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,6 +18,7 @@ from access.url_policy import check_url
 from activity.events import EventType, record
 from config.errors import BadRequest, Conflict, Forbidden, Gone, Internal, NotFound, failing_as
 from config.locks import lock_in_transaction
+from workspaces import hooks
 from workspaces.cache import remember_url
 from workspaces.defaults import default_tier, is_saas
 from workspaces.models import (
@@ -65,6 +66,7 @@ class NewWorkspace:
     y: float = 0.0
     secrets: Mapping[str, str] = field(default_factory=dict)
     source_bundle_id: str | None = None
+    memories: Sequence[Mapping[str, Any]] = ()
 
     @property
     def is_external(self) -> bool:
@@ -101,6 +103,9 @@ def create_workspace(wanted: NewWorkspace) -> Created:
             CanvasLayout.objects.create(workspace=row, x=wanted.x, y=wanted.y)
         _keep_secrets(row.pk, {**wanted.secrets, **model_secrets(wanted.model)})
         token = _first_token(row) if row.status == Status.AWAITING_AGENT else ""
+        if wanted.memories:
+            for hook in hooks.born:
+                hook(row, wanted.memories)
         _announce_creation(row, wanted)
     if row.url:
         remember_url(row.pk, row.url)

@@ -13,6 +13,7 @@ from django.db import transaction
 
 from config.errors import Internal, NotFound, failing_as
 from config.locks import lock_in_transaction
+from workspaces import hooks
 from workspaces.cache import forget
 from workspaces.models import Workspace
 from workspaces.selectors import removed_subtree
@@ -47,6 +48,8 @@ def purge_workspaces(root_id: UUID) -> int:
         others.filter(parent_id__in=ids).update(parent_id=None)
         others.filter(forwarded_to_id__in=ids).update(forwarded_to_id=None)
         Workspace.objects.filter(pk__in=ids).delete()
+        for hook in hooks.purged:
+            hook(ids)
         transaction.on_commit(lambda: forget(*ids), robust=True)
     log.info("workspaces.purged", root_id=str(root_id), count=len(ids))
     return len(ids)
