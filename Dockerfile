@@ -1,5 +1,5 @@
-# One image for every process of the product; the argument says which: api, files, realtime, worker, delegations, sweeps, beat
-# or migrate. nginx, PostgreSQL and Valkey come from their own images (compose.yaml).
+# One image for every process of the product; the argument says which: api, files, realtime, worker, delegations, sweeps, beat,
+# migrate or memory-plugin. nginx, PostgreSQL and Valkey come from their own images (compose.yaml).
 FROM python:3.12-slim AS build
 WORKDIR /srv/workspace-server
 RUN pip install --no-cache-dir --disable-pip-version-check uv

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 GOODBYE_S = 1.0
 
+# Filled by other rooms in ready(): what is looked at once when the server starts, beside its first requests.
+at_start: list[Callable[[], None]] = []
+
 
 async def lifespan(scope: Any, receive: Any, send: Any) -> None:
     """The ASGI `lifespan` protocol."""
@@ -32,12 +36,18 @@ async def lifespan(scope: Any, receive: Any, send: Any) -> None:
             local.start()
             tasks.append(asyncio.create_task(_keep_ticking(local)))
             say_goodbye_before_exit(local)
+            tasks.append(asyncio.create_task(_look_around()))
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             for task in tasks:
                 task.cancel()
             await send({"type": "lifespan.shutdown.complete"})
             return
+
+
+async def _look_around() -> None:
+    for look in at_start:
+        await in_thread(look)()
 
 
 async def _keep_ticking(local: Hub) -> None:

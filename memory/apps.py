@@ -12,8 +12,9 @@ class MemoryConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
-        from activity import search
+        from activity import lifespan, search
         from config.jobs import Job, conditions
+        from memory.boot import tell
         from memory.config import is_wired
         from memory.services.outbox import forget_purged
         from memory.services.seeds import plant
@@ -23,6 +24,7 @@ class MemoryConfig(AppConfig):
         conditions[Job.MEMORY_OUTBOX] = is_wired
         hooks.born.append(lambda row, memories: plant([(row, memories)]))
         hooks.purged.append(forget_purged)
+        lifespan.at_start.append(tell)
         search.sources.append(_remembered)
 
 

@@ -28,6 +28,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = ["memory_store.apps.MemoryStoreConfig"]
 MIDDLEWARE: list[str] = []
 USE_TZ = True
+TIME_ZONE = "UTC"  # of the log, too
 DATA_UPLOAD_MAX_MEMORY_SIZE = None  # the views answer in the wire's own shape
 DATABASES = {
     "default": {

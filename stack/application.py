@@ -89,6 +89,13 @@ class Application:
             self._service("beat"),
         ]
 
+    def memory_question(self) -> list[str]:
+        """What tells by its status whether the memory plugin is wanted."""
+        return manage("memory_plugin_wanted")
+
+    def memory_plugin(self) -> Service:
+        return Service("memory-plugin", manage("memory_plugin"), self.environment, PROJECT)
+
     def _service(
         self,
         name: str,

@@ -12,7 +12,8 @@ from typing import NoReturn
 from stack.application import PROCESSES, PROJECT, command, manage
 from stack.errors import StackError
 
-ROLES = (*PROCESSES, "migrate")
+MEMORY_PLUGIN = "memory-plugin"
+ROLES = (*PROCESSES, "migrate", MEMORY_PLUGIN)
 EVERY_ADDRESS = "0.0.0.0"
 SERVICE = "workspace"  # the account of the image
 ENGINE_SOCKET = Path("/var/run/docker.sock")
@@ -25,6 +26,9 @@ def serve(role: str, port: int) -> NoReturn:
     Servers and workers do not stop on a failed system check by themselves, so it comes first."""
     os.chdir(PROJECT)
     become_service()
+    if role == MEMORY_PLUGIN:  # knows nothing of the product's settings
+        words = manage("memory_plugin")
+        os.execv(words[0], words)  # noqa: S606  (no shell)
     _require(manage("check", "--deploy", "--database", "default"), "a system check failed")
     if role == "migrate":
         os.environ.setdefault("DATABASE_LOCK_TIMEOUT_S", LOCK_TIMEOUT_S)

@@ -159,6 +159,10 @@ class Supervisor:
                 await before([keeper.service.name for keeper in stage])
             await asyncio.gather(*(keeper.stop() for keeper in stage))
 
+    async def stop_last(self) -> None:
+        """Stop the stage that was started last, and go on without it."""
+        await asyncio.gather(*(keeper.stop() for keeper in self._stages.pop()))
+
     def pids(self) -> dict[str, int]:
         """The processes that run now, by name."""
         return {

@@ -6,14 +6,14 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 
-from stack import accounts, application, banner, containers, folder, guard, ports, probes, processes
+from stack import accounts, application, banner, containers, folder, guard, ports, probes, processes, sidecar
 from stack.application import Application
 from stack.child import run_step
 from stack.errors import StackError, StartFailed
@@ -96,7 +96,7 @@ class Stack:
         postgres = Postgres(home / "postgres", database_port, *passwords, account=account)
         valkey = Valkey(home / "valkey", valkey_port, secrets.valkey_password)
         own_postgres, own_valkey = not environ.get("DATABASE_URL"), not environ.get("REDIS_URL")
-        environment = application.environment(
+        environment: Mapping[str, str] = application.environment(
             folder=home,
             port=self.port,
             secrets=secrets,
@@ -132,6 +132,10 @@ class Stack:
                 name, command, log=self.log, environment=environment, cwd=application.PROJECT
             )
             self._progress.done(f"{name} done", seconds)
+        environment = await sidecar.start(
+            ours.memory_question(), ours.memory_plugin(), supervisor=self._supervisor, log=self.log
+        )
+        ours = replace(ours, environment=environment)
         await self._supervisor.start(ours.services(), self._progress.ready)
         nginx.prepare(self.log.say)
         await self._supervisor.start([nginx.service(plain)], self._progress.ready)

@@ -69,7 +69,7 @@ class HttpBackend:
         """From the last good answer of health, asked for again after a minute and after every outage."""
         if time.monotonic() >= self._ask_again_at and self._asking.acquire(blocking=False):
             try:
-                self._known = self._asked()
+                self._known = self.ask()
                 self._ask_again_at = time.monotonic() + CAPABILITIES_KEPT_S
             except StoreError as error:
                 log.warning("memory.plugin_not_known", reason=error.message)
@@ -119,7 +119,8 @@ class HttpBackend:
         found = [_read(memory_from, one) for one in _list(answer, "memories")]
         return Page(found, answer.get("next_cursor"))
 
-    def _asked(self) -> frozenset[str]:
+    def ask(self) -> frozenset[str]:
+        """What the plugin can do, asked now. Raises StoreError."""
         answer = self._object("health", "GET", "/v1/health")
         version = answer.get("version")
         if not isinstance(version, str) or version.split(".")[0] != VERSION.split(".")[0]:

@@ -32,6 +32,13 @@ class Small(Application):
             ),
         ]
 
+    def memory_question(self) -> list[str]:
+        return [sys.executable, "-c", os.environ.get("SMALL_MEMORY", "raise SystemExit(3)")]
+
+    def memory_plugin(self) -> Service:
+        code = os.environ.get("SMALL_PLUGIN", "raise SystemExit(7)")
+        return Service("memory-plugin", [sys.executable, "-c", code], self.environment, PROJECT)
+
     def _serving(self, name: str, port: int) -> Service:
         from stack import probes
 
