@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from django.urls import path
 
-from access.permissions import WorkspaceAccess
+from access.permissions import AdminAccess, WorkspaceAccess
+from memory.backup_views import BackupViewSet as Backup
 from memory.record_views import RecordViewSet as Records
 from memory.scoped_views import MemoryViewSet as Memories
 from memory.views import KeyValueViewSet as View
 
+_OPERATORS = {"permission_classes": [AdminAccess]}
 _ACCESS = {"permission_classes": [WorkspaceAccess]}
 
 urlpatterns = [
@@ -31,4 +33,6 @@ urlpatterns = [
         "workspaces/<workspace_id>/v2/memories/<memory_id>",
         Records.as_view({"delete": "destroy"}, **_ACCESS),
     ),
+    path("admin/memories/export", Backup.as_view({"get": "export"}, **_OPERATORS)),
+    path("admin/memories/import", Backup.as_view({"post": "restore"}, **_OPERATORS)),
 ]

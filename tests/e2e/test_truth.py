@@ -39,6 +39,7 @@ ELSEWHERE = {
     "POST /workspaces/:id/plugins": "tests/provisioning/test_plugins.py: it needs a catalogue",
     "DELETE /workspaces/:id/plugins/:name": "tests/provisioning/test_plugins.py: it needs a catalogue",
     "POST /admin/a2a-queue/drop-stale": "tests/a2a/test_queue.py: it needs a queue nobody drains",
+    "POST /admin/memories/import": "tests/memory/test_backup.py: its effect is a whole export",
     "DELETE /workspaces/:id/v2/memories/:memory_id": "tests/memory/test_records.py: it needs a store of records",
     **dict.fromkeys(
         (f"{m} /cp/:path" for m in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")), "somebody else's"
