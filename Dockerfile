@@ -4,8 +4,10 @@ FROM python:3.12-slim AS build
 WORKDIR /srv/workspace-server
 RUN pip install --no-cache-dir --disable-pip-version-check uv
 COPY pyproject.toml uv.lock ./
+# `--build-arg EXTRA=vectors` for the model of MEMORY_EMBEDDING_PROVIDER=local.
+ARG EXTRA=
 # Neither the embedded servers of `make up` nor the tools of development.
-RUN uv sync --locked --no-default-groups --no-cache --compile-bytecode --python-preference only-system
+RUN uv sync --locked ${EXTRA:+--extra $EXTRA} --no-default-groups --no-cache --compile-bytecode --python-preference only-system
 
 FROM python:3.12-slim
 ENV PATH=/srv/workspace-server/.venv/bin:$PATH \

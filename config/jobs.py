@@ -50,6 +50,7 @@ class Job(StrEnum):
     A2A_QUEUE_SWEEPER = "a2a-queue-sweeper"
     MEMORY_SWEEPER = "memory-sweeper"
     MEMORY_OUTBOX = "memory-outbox"
+    MEMORY_EMBED_PENDING = "memory-embed-pending"
     DELEGATION_SWEEPER = "delegation-sweeper"
 
     QUEUE_PROBE = "queue-probe"
@@ -100,6 +101,7 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.A2A_QUEUE_SWEEPER: "A2A_QUEUE_SWEEPER_INTERVAL_S",
     Job.MEMORY_SWEEPER: lambda: int(settings.MEMORY_SWEEP_INTERVAL_S) or 300,  # 0: see `conditions`
     Job.MEMORY_OUTBOX: 30,
+    Job.MEMORY_EMBED_PENDING: 30,
     Job.DELEGATION_SWEEPER: "DELEGATION_SWEEPER_INTERVAL_S",
 }
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import environ
 
+from config.embedding import Embedding, embedding
 from config.env import Environment
 from config.logs import configure as configure_logs
 
@@ -230,6 +231,9 @@ MEMORY_GLOBAL_VISIBILITY: str = env.choice(
     default="tree",
     help="who reads a root's GLOBAL memories: its tree, or everybody",
 )
+MEMORY_EMBEDDING: Embedding = embedding(env)
+MEMORY_VECTOR: str = MEMORY_EMBEDDING.mode
+MEMORY_EMBEDDING_PROVIDER: str = MEMORY_EMBEDDING.provider
 MEMORY_DEDUPE: str = env.choice(
     "MEMORY_DEDUPE",
     ["none", "exact"],

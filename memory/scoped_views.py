@@ -97,6 +97,7 @@ def _shown(one: Recalled) -> dict[str, Any]:
         "scope": one.scope,
         "namespace": one.label,
         "created_at": rfc3339(one.created_at),
+        **({} if one.likeness is None else {"similarity_score": one.likeness}),
     }
 
 

@@ -10,6 +10,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from types import FrameType
 
 import django
@@ -22,6 +24,7 @@ from memory_store import plugin_settings
 
 log = logging.getLogger("memory_plugin")
 LOCK = "memory_store migrations"
+EMBED_S, LONGEST_PAUSE_S = 2.0, 300.0
 
 
 class Refused(Exception):
@@ -62,6 +65,7 @@ def main() -> int:
         _connect()
         if not plugin_settings.MEMORY_PLUGIN_SKIP_MIGRATE:
             migrate()
+        _begin_vectors()
         _serve(listener(host, port))
     except Refused as reason:
         log.error("memory-plugin: %s", reason)
@@ -79,6 +83,35 @@ def _connect() -> None:
         ping()
     except (DatabaseError, InterfaceError, PoolTimeout):
         raise Refused("the database of MEMORY_PLUGIN_DATABASE_URL does not answer") from None
+
+
+def _begin_vectors() -> None:
+    """Ready for meaning, or told why not. Raises Refused where it is required."""
+    from memory_store import vectors
+
+    try:
+        reason = vectors.begin(vectors.RECORDS)
+    except vectors.Unavailable as unavailable:
+        raise Refused(str(unavailable)) from None
+    if reason:
+        log.warning("memory-plugin: without vectors: %s", reason)
+    elif vectors.is_active(vectors.RECORDS):
+        threading.Thread(target=_embed, name="embed", daemon=True).start()
+
+
+def _embed() -> None:
+    """Give every record its vector, for as long as the process lives; a provider that fails is asked less."""
+    from memory_store import vectors
+
+    pause_s = EMBED_S
+    while True:
+        try:
+            done = vectors.embed_pending(vectors.RECORDS)
+            pause_s = 0.0 if done else EMBED_S
+        except Exception as error:  # the provider or the database is away
+            pause_s = min(max(pause_s, EMBED_S) * 2, LONGEST_PAUSE_S)
+            log.warning("memory-plugin: vectors wait %g s: %s", pause_s, type(error).__name__)
+        time.sleep(pause_s)
 
 
 def _serve(sock: socket.socket) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import environ
 
+from config.embedding import embedding
 from config.env import Environment
 
 env = Environment()
@@ -18,6 +19,7 @@ MEMORY_PLUGIN_LISTEN_ADDR = env.text(
     "MEMORY_PLUGIN_LISTEN_ADDR", default="127.0.0.1:9100", help="host:port, :port or [::1]:port"
 )
 MEMORY_PLUGIN_SKIP_MIGRATE = env.flag("MEMORY_PLUGIN_SKIP_MIGRATE", help="apply no migrations")
+MEMORY_EMBEDDING = embedding(env)
 THREADS = 16
 
 SECRET_KEY = "signs nothing"

@@ -74,10 +74,11 @@ def health(request: HttpRequest) -> HttpResponse:
         return _error(404, Code.NOT_FOUND, "no route")
     try:
         store.ping()
+        capabilities = store.capabilities()
         status, word = 200, "ok"
     except (DatabaseError, InterfaceError, PoolTimeout):
-        status, word = 503, "degraded"
-    return _json(status, {"status": word, "version": VERSION, "capabilities": list(store.CAPABILITIES)})
+        status, word, capabilities = 503, "degraded", ()
+    return _json(status, {"status": word, "version": VERSION, "capabilities": list(capabilities)})
 
 
 @answering("PUT", "PATCH", "DELETE", otherwise=405)

@@ -5,7 +5,7 @@ All raise StoreError for what is refused; errors of the database pass through.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,8 +13,9 @@ from uuid import UUID, uuid4
 import orjson
 from django.db import connection, transaction
 from django.db.models import QuerySet
+from django.utils import timezone
 
-from memory_store import text_search
+from memory_store import fusion, text_search, vectors
 from memory_store.contract import (
     KEPT,
     SEARCH_LIMIT,
@@ -36,16 +37,17 @@ from memory_store.contract import (
 )
 from memory_store.models import MemoryNamespace, MemoryRecord
 
-CAPABILITIES = ("fts", "ttl", "pin", "propagation", "list", "get", "update")
+_CAPABILITIES = ("fts", "ttl", "pin", "propagation", "list", "get", "update")
 PAGE = 200
 _EXPIRY_GRACE = "interval '1 day'"  # an expired record is invisible at once and gone a day later
 SWEEP_BATCH = 1000
 
 _COLUMNS = "m.id, m.namespace, m.content, m.kind, m.source, m.created_at, m.expires_at, m.propagation, m.pin"
-_LIVE = """
-FROM memory_records m JOIN memory_namespaces n ON n.name = m.namespace
+_HOME = """
+JOIN memory_namespaces n ON n.name = m.namespace
 WHERE (m.expires_at IS NULL OR m.expires_at > now()) AND (n.expires_at IS NULL OR n.expires_at > now())
 """
+_LIVE = f"FROM memory_records m {_HOME}"
 _PUT_NAMESPACE = """
 INSERT INTO memory_namespaces AS n (name, kind, expires_at, metadata, created_at)
 VALUES (%(name)s, %(kind)s, %(expires_at)s, %(metadata)s::jsonb, now())
@@ -68,6 +70,11 @@ ON CONFLICT (id) DO UPDATE SET content = EXCLUDED.content, kind = EXCLUDED.kind,
 WHERE m.namespace = EXCLUDED.namespace
 RETURNING id
 """
+
+
+def capabilities() -> tuple[str, ...]:
+    """What the store can do now: meaning only while there are vectors."""
+    return (*_CAPABILITIES, "embedding") if vectors.is_active(vectors.RECORDS) else _CAPABILITIES
 
 
 def ping() -> None:
@@ -117,6 +124,8 @@ def delete_namespace(name: str) -> None:
 def commit(namespace: str, write: Write) -> UUID:
     """Store one record and return its id; the id of a record that exists in another namespace is refused."""
     checked_write(write)
+    if write.embedding is not None and vectors.is_active(vectors.RECORDS):
+        _check_length(write.embedding)
     values: dict[str, Any] = {
         "id": write.id or uuid4(),
         "namespace": checked_name(namespace),
@@ -133,6 +142,8 @@ def commit(namespace: str, write: Write) -> UUID:
         cursor.execute(_COMMIT, values)
         stored = cursor.fetchone()
     if stored is not None:
+        if write.embedding is not None and vectors.is_active(vectors.RECORDS):
+            vectors.keep(vectors.RECORDS, values["id"], values["sha256"], list(write.embedding))
         return UUID(str(stored[0]))
     if not MemoryNamespace.objects.filter(pk=namespace).exists():
         raise _no_namespace()
@@ -140,13 +151,58 @@ def commit(namespace: str, write: Write) -> UUID:
 
 
 def search(wanted: Search) -> list[Memory]:
-    """The best first; without a question the pinned and the newest first."""
+    """The best first, by words and, where there are vectors, by meaning; without a question the pinned and
+    the newest first.
+    """
     checked_search(wanted)
+    vector = _vector(wanted)
+    return _by_words(wanted) if vector is None else _by_both(wanted, vector)
+
+
+def _by_words(wanted: Search) -> list[Memory]:
     for match in text_search.attempts(wanted.query):
         found = _matching(wanted, match)
         if found:
             return found
     return []
+
+
+def _by_both(wanted: Search, vector: list[float]) -> list[Memory]:
+    limit = wanted.limit or SEARCH_LIMIT
+    most = fusion.pool(limit)
+    words = {one.id: one for one in _by_words(replace(wanted, limit=most))} if wanted.query.strip() else {}
+    near = vectors.nearest(vectors.RECORDS, f"{_HOME} {_conditions(wanted)}", _values(wanted), vector, most)
+    others = [one for one in near if one not in words]
+    found = words | {
+        one.id: one
+        for one in _read(f"SELECT {_COLUMNS}, NULL {_LIVE} AND m.id = ANY(%(ids)s)", {"ids": others})
+    }
+    now = timezone.now()
+    scores = fusion.fused(*(order for order in (list(words), list(near)) if order))
+    ranked = [
+        replace(
+            one,
+            score=fusion.boosted(scores[one.id], is_pinned=one.pin, created_at=one.created_at, now=now),
+        )
+        for one in found.values()
+    ]
+    return sorted(ranked, key=lambda one: (-(one.score or 0), one.id))[:limit]
+
+
+def _vector(wanted: Search) -> list[float] | None:
+    """What to be near to; None where there are no vectors, or nothing to ask."""
+    if not vectors.is_active(vectors.RECORDS):
+        return None
+    if wanted.embedding is not None:
+        _check_length(wanted.embedding)
+    elif len(wanted.query.strip()) < 2:
+        return None
+    return vectors.vector_of_question(wanted.query, wanted.embedding)
+
+
+def _check_length(vector: Sequence[float]) -> None:
+    if not vectors.is_fitting(vector):
+        raise bad(f"embedding must be {vectors.chosen().dim} finite numbers")
 
 
 def forget(memory_id: str, namespace: str) -> None:
@@ -218,19 +274,25 @@ def forget_expired() -> int:
 
 
 def _matching(wanted: Search, match: text_search.Match) -> list[Memory]:
-    values = {
+    order = "score DESC, " if match.score else ""
+    return _read(
+        f"SELECT {_COLUMNS}, {match.score or 'NULL'} AS score {_LIVE} {_conditions(wanted)}"
+        f" AND {match.where} ORDER BY {order}m.pin DESC, m.created_at DESC, m.id LIMIT %(limit)s",
+        {**_values(wanted), **text_search.parameters(wanted.query)},
+    )
+
+
+def _conditions(wanted: Search) -> str:
+    kinds = " AND m.kind = ANY(%(kinds)s)" if wanted.kinds else ""
+    return f"AND m.namespace = ANY(%(namespaces)s){kinds}"
+
+
+def _values(wanted: Search) -> dict[str, Any]:
+    return {
         "namespaces": list(wanted.namespaces),
         "kinds": list(wanted.kinds),
         "limit": wanted.limit or SEARCH_LIMIT,
-        **text_search.parameters(wanted.query),
     }
-    kinds = "AND m.kind = ANY(%(kinds)s)" if wanted.kinds else ""
-    order = "score DESC, " if match.score else ""
-    return _read(
-        f"SELECT {_COLUMNS}, {match.score or 'NULL'} AS score {_LIVE} AND m.namespace = ANY(%(namespaces)s)"
-        f" {kinds} AND {match.where} ORDER BY {order}m.pin DESC, m.created_at DESC, m.id LIMIT %(limit)s",
-        values,
-    )
 
 
 def _read(statement: str, values: Mapping[str, Any]) -> list[Memory]:

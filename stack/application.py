@@ -78,8 +78,13 @@ class Application:
         return {
             "settings and database": manage("check", "--database", "default"),
             "migrations": manage("migrate", "--noinput"),
+            **self._vectors(),
             "admin login": manage("ensure_admin"),
         }
+
+    def _vectors(self) -> dict[str, list[str]]:
+        wanted = self.environment.get("MEMORY_VECTOR", "").strip().lower() not in {"", "off"}
+        return {"vectors": manage("memory_enable_vector")} if wanted else {}
 
     def services(self) -> list[Service]:
         ports = {"api": self.api_port, "files": self.files_port, "realtime": self.realtime_port}

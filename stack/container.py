@@ -33,6 +33,7 @@ def serve(role: str, port: int) -> NoReturn:
     if role == "migrate":
         os.environ.setdefault("DATABASE_LOCK_TIMEOUT_S", LOCK_TIMEOUT_S)
         _require(manage("migrate", "--noinput"), "a migration failed")
+        _require(manage("memory_enable_vector"), "vectors are required and cannot be had")
         if os.environ.get("DJANGO_SUPERUSER_PASSWORD"):
             _require(manage("ensure_admin"), "the admin login could not be created")
         raise SystemExit(0)

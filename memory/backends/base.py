@@ -15,6 +15,10 @@ class Backend(Protocol):
     capabilities.
     """
 
+    @property
+    def is_resting(self) -> bool:
+        """It has failed, and is left alone for a while."""
+
     def capabilities(self) -> frozenset[str]:
         """What the store says it can do; empty while it cannot be asked."""
 

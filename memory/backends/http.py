@@ -65,6 +65,10 @@ class HttpBackend:
         self._ask_again_at = 0.0
         self._asking = threading.Lock()
 
+    @property
+    def is_resting(self) -> bool:
+        return self.breaker.is_open
+
     def capabilities(self) -> frozenset[str]:
         """From the last good answer of health, asked for again after a minute and after every outage."""
         if time.monotonic() >= self._ask_again_at and self._asking.acquire(blocking=False):

@@ -12,8 +12,10 @@ from memory_store.contract import Code, Memory, Page, Search, StoreError, Write,
 class LocalBackend:
     """See Backend. Errors of the database pass through: the server answers them as it does its own."""
 
+    is_resting = False
+
     def capabilities(self) -> frozenset[str]:
-        return frozenset(store.CAPABILITIES)
+        return frozenset(store.capabilities())
 
     def put_namespace(self, name: str) -> None:
         store.put_namespace(name, kind_of(name))

@@ -6,7 +6,7 @@ Source: docs/reference/memory.md, Scopes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,13 +20,14 @@ from config.locks import lock_in_transaction
 from memory.content import shown_by_namespace, shown_by_scope
 from memory.models import AgentMemory, Scope
 from memory.services import audit
-from memory_store import text_search
+from memory_store import fusion, text_search, vectors
 from memory_store.contract import sha256
 from workspaces.models import Workspace
 from workspaces.selectors import chains
 
 LABEL = "general"
 MOST = 50
+TEXTS = vectors.Texts("agent_memories", "agent_memory_embeddings")
 
 _COLUMNS = "m.id, m.workspace_id, m.content, m.scope, m.namespace, m.created_at"
 _LOCAL = "m.scope = 'LOCAL' AND m.workspace_id = %(me)s"
@@ -53,6 +54,7 @@ class Recalled:
     label: str
     created_at: datetime
     namespace: str = ""  # of a record
+    likeness: float | None = None  # 0 to 1, when it was found by meaning
 
     @property
     def shown_to_tool(self) -> str:
@@ -112,18 +114,39 @@ def commit_once(
 
 
 def search(reader: Workspace, question: Question) -> list[Recalled]:
-    """The best first, without a text the newest; at most `limit`."""
-    values = {
-        **_standpoint(reader),
-        **text_search.parameters(question.text),
-        "label": question.label,
-        "limit": question.limit,
-    }
+    """The best first, by words and, where there are vectors, by meaning; without a text the newest; at most
+    `limit`.
+    """
+    values = {**_standpoint(reader), "label": question.label}
+    if len(question.text) < 2 or not vectors.is_active(TEXTS):
+        return _by_words(question, values)
+    vector = vectors.vector_of_question(question.text)
+    return _by_words(question, values) if vector is None else _by_both(question, values, vector)
+
+
+def _by_words(question: Question, standpoint: Mapping[str, Any]) -> list[Recalled]:
+    values = {**standpoint, **text_search.parameters(question.text), "limit": question.limit}
     for match in text_search.attempts(question.text):
         found = _read(_statement(question, match), values)
         if found:
             return found
     return []
+
+
+def _by_both(question: Question, values: Mapping[str, Any], vector: list[float]) -> list[Recalled]:
+    most = fusion.pool(question.limit)
+    words = {one.id: one for one in _by_words(replace(question, limit=most), values)}
+    visible = " OR ".join(f"({_visible(scope)})" for scope in question.scopes)
+    where = f"WHERE ({visible}) {_labelled(question)}"
+    near = vectors.nearest(TEXTS, where, values, vector, most)
+    others = [one for one in near if one not in words]
+    rows = f"SELECT {_COLUMNS}, NULL FROM agent_memories m WHERE m.id = ANY(%(ids)s)"
+    found = words | {one.id: one for one in _read(rows, {"ids": others})}
+    scores = fusion.fused(*(order for order in (list(words), list(near)) if order))
+    ranked = sorted(found.values(), key=lambda one: (-scores[one.id], one.id))[: question.limit]
+    return [
+        replace(one, likeness=min(max(near[one.id], 0.0), 1.0)) if one.id in near else one for one in ranked
+    ]
 
 
 def edit(
@@ -187,20 +210,27 @@ def _standpoint(reader: Workspace) -> dict[str, Any]:
 
 def _statement(question: Question, match: text_search.Match) -> str:
     """One branch per scope, each with its own index and limit."""
-    visible = {
-        Scope.LOCAL: _LOCAL,
-        Scope.TEAM: _TEAM,
-        Scope.GLOBAL: _TREE if settings.MEMORY_GLOBAL_VISIBILITY == "tree" else _EVERYBODY,
-    }
-    label = "AND m.namespace = %(label)s" if question.label else ""
     direction = "ASC" if question.is_oldest_first else "DESC"
     order = f"ORDER BY {'score DESC, ' if match.score else ''}created_at {direction}, id LIMIT %(limit)s"
     branches = [
         f"(SELECT {_COLUMNS}, {match.score or 'NULL::float'} AS score FROM agent_memories m"
-        f" WHERE {visible[Scope(scope)]} {label} AND {match.where} {order})"
+        f" WHERE {_visible(scope)} {_labelled(question)} AND {match.where} {order})"
         for scope in question.scopes
     ]
     return f"SELECT * FROM ({' UNION ALL '.join(branches)}) AS found {order}"
+
+
+def _visible(scope: str) -> str:
+    everybody = settings.MEMORY_GLOBAL_VISIBILITY != "tree"
+    return {
+        Scope.LOCAL: _LOCAL,
+        Scope.TEAM: _TEAM,
+        Scope.GLOBAL: _EVERYBODY if everybody else _TREE,
+    }[Scope(scope)]
+
+
+def _labelled(question: Question) -> str:
+    return "AND m.namespace = %(label)s" if question.label else ""
 
 
 def _read(statement: str, values: Mapping[str, Any]) -> list[Recalled]:

@@ -14,9 +14,12 @@ from django.utils import timezone
 
 from activity.models import ActivityLog
 from memory.models import AgentMemory
+from memory.services import meaning
+from memory_store import vectors
 from memory_store.models import MemoryRecord
 from tests.clients import admin, agent_of, anonymous
 from tests.memory.conftest import Org
+from tests.memory_store.test_vectors import CHOSEN
 from tests.outages import database_away
 from workspaces.models import Status, Workspace
 
@@ -383,3 +386,35 @@ def test_an_old_row_is_not_shown_before_a_new_one(org: Org, mode: str) -> None:
         AgentMemory.objects.filter(pk=first).update(created_at=timezone.now() - timedelta(days=1))
         stored(org.one, "new")
         assert contents(org.one) == ["new", "old"]
+
+
+# --- Found by meaning
+
+
+def test_with_vectors_a_paraphrase_is_found_and_says_how_near_it_is(org: Org, settings: Any) -> None:
+    settings.MEMORY_EMBEDDING = CHOSEN
+    vectors._known.clear()
+    try:
+        for texts in meaning.kept_here():
+            vectors.enable(texts)
+        first = stored(org.one, "The port does not operate at the weekend.")
+        stored(org.two, "The port is far away.")  # not visible, however near
+        stored(org.one, "The cat sleeps on the sofa.")
+        assert meaning.embed_pending() >= 2
+        stored(org.one, "harbour without a vector")
+        seen = found(org.one, q="harbour closed on Sunday")
+        assert {one["content"] for one in seen} == {
+            "The port does not operate at the weekend.",
+            "The cat sleeps on the sofa.",
+            "harbour without a vector",
+        }
+        with_likeness = [one for one in seen if "similarity_score" in one]
+        if AgentMemory.objects.exists():  # a record's score is another thing
+            assert 0 < with_likeness[0]["similarity_score"] <= 1
+        agent_of(org.one.pk).patch(path(org.one, first), {"content": "We had soup."})
+        meaning.embed_pending()
+        assert contents(org.one, q="dinner")[0] == "We had soup."
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE IF EXISTS memory_record_embeddings, agent_memory_embeddings")
+        vectors._known.clear()
