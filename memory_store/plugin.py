@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
 import django
@@ -24,6 +25,8 @@ from memory_store import plugin_settings
 
 log = logging.getLogger("memory_plugin")
 LOCK = "memory_store migrations"
+LEDGER = """CREATE TABLE IF NOT EXISTS memory_plugin_migrations (
+    name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"""
 EMBED_S, LONGEST_PAUSE_S = 2.0, 300.0
 
 
@@ -49,9 +52,35 @@ def listener(host: str, port: int) -> socket.socket:
 
 
 def migrate() -> None:
-    """Bring the two tables up to date; of several processes one does it, the others wait."""
+    """Bring the two tables up to date; of several processes one does it, the others wait. Raises Refused."""
     with hold_lock(LOCK):
-        call_command("migrate", "memory_store", interactive=False, verbosity=0)
+        if folder := plugin_settings.MEMORY_PLUGIN_MIGRATIONS_DIR:
+            _apply(Path(folder))
+        else:
+            call_command("migrate", "memory_store", interactive=False, verbosity=0)
+
+
+def _apply(folder: Path) -> None:
+    """An operator's own files, each once, with its line in the ledger in one transaction."""
+    from django.db import DatabaseError, connection, transaction
+
+    files = sorted(folder.glob("*.up.sql"))
+    if not files:
+        raise Refused(f"MEMORY_PLUGIN_MIGRATIONS_DIR={str(folder)!r} holds no *.up.sql")
+    with connection.cursor() as cursor:
+        cursor.execute(LEDGER)
+        cursor.execute("SELECT name FROM memory_plugin_migrations")
+        applied = {row[0] for row in cursor.fetchall()}
+    for file in files:
+        if file.name in applied:
+            continue
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(file.read_text())
+                cursor.execute("INSERT INTO memory_plugin_migrations (name) VALUES (%s)", [file.name])
+        except DatabaseError as error:
+            raise Refused(f"{file.name} cannot be applied: {error}") from None
+        log.info("memory-plugin: applied %s", file.name)
 
 
 def main() -> int:

@@ -18,6 +18,9 @@ MEMORY_PLUGIN_TOKEN = env.text("MEMORY_PLUGIN_TOKEN", help="demanded on all rout
 MEMORY_PLUGIN_LISTEN_ADDR = env.text(
     "MEMORY_PLUGIN_LISTEN_ADDR", default="127.0.0.1:9100", help="host:port, :port or [::1]:port"
 )
+MEMORY_PLUGIN_MIGRATIONS_DIR = env.text(
+    "MEMORY_PLUGIN_MIGRATIONS_DIR", help="folder of *.up.sql files, applied by name instead of ours"
+)
 MEMORY_PLUGIN_SKIP_MIGRATE = env.flag("MEMORY_PLUGIN_SKIP_MIGRATE", help="apply no migrations")
 MEMORY_EMBEDDING = embedding(env)
 THREADS = 16

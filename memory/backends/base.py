@@ -22,6 +22,9 @@ class Backend(Protocol):
     def capabilities(self) -> frozenset[str]:
         """What the store says it can do; empty while it cannot be asked."""
 
+    def ask(self) -> frozenset[str]:
+        """The same, asked now."""
+
     def put_namespace(self, name: str) -> None:
         """Create it, of the kind its name says, or leave it as it is."""
 

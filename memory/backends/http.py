@@ -124,7 +124,6 @@ class HttpBackend:
         return Page(found, answer.get("next_cursor"))
 
     def ask(self) -> frozenset[str]:
-        """What the plugin can do, asked now. Raises StoreError."""
         answer = self._object("health", "GET", "/v1/health")
         version = answer.get("version")
         if not isinstance(version, str) or version.split(".")[0] != VERSION.split(".")[0]:

@@ -17,6 +17,9 @@ class LocalBackend:
     def capabilities(self) -> frozenset[str]:
         return frozenset(store.capabilities())
 
+    def ask(self) -> frozenset[str]:
+        return self.capabilities()
+
     def put_namespace(self, name: str) -> None:
         store.put_namespace(name, kind_of(name))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.core.management import call_command
 
 from config.env import Environment
 from memory import boot, config
@@ -148,3 +149,25 @@ def test_the_start_warns_of_half_a_cutover(settings: Any, caplog: Any) -> None:
 def test_shared_context_does_not_exist() -> None:
     row = WorkspaceFactory()
     assert admin().get(f"/workspaces/{row.pk}/shared-context").status_code == 404
+
+
+def doctor(capsys: Any) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        call_command("memory_doctor")
+    told = capsys.readouterr()
+    return int(ended.value.code or 0), told.out + told.err
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_doctor_tells_how_it_stands(stub: StubPlugin, settings: Any, capsys: Any) -> None:
+    stub.capabilities = ["fts"]
+    status, told = doctor(capsys)
+    assert (status, "mode: wired" in told, "store: fts" in told) == (0, True, True)
+    stub.fail = (503, b"")
+    status, told = doctor(capsys)
+    assert (status, "the store does not answer" in told) == (1, True)
+    settings.MEMORY_PLUGIN_URL = ""
+    assert "mode: off" in doctor(capsys)[1]
+    settings.MEMORY_V2_CUTOVER = True
+    status, told = doctor(capsys)
+    assert (status, "mode: half" in told, "MEMORY_PLUGIN_URL is unset" in told) == (1, True, True)

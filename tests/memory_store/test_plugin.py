@@ -294,3 +294,54 @@ def test_its_default_is_this_machine_alone() -> None:
     host, port = address(declared.stdout.strip())
     assert socket.inet_aton(host)[0] == 127
     assert port == 9100
+
+
+def test_an_operators_own_files_are_applied_by_name_and_once(tmp_path: Path) -> None:
+    name = f"plugin_{uuid4().hex}"
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    url = urlsplit(database_url())._replace(path=f"/{name}").geturl()
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "010_second.up.sql").write_text("INSERT INTO trail (step) VALUES ('second'); SELECT '100%'")
+    (folder / "002_first.up.sql").write_text(
+        "CREATE TABLE trail (step text); INSERT INTO trail VALUES ('first')"
+    )
+    (folder / "002_first.down.sql").write_text("DROP TABLE trail")
+    given = {"MEMORY_PLUGIN_DATABASE_URL": url, "MEMORY_PLUGIN_MIGRATIONS_DIR": str(folder)}
+    try:
+        for _ in range(2):
+            running = up(tmp_path, **given)
+            running.process.terminate()
+            running.process.wait(20)
+        with psycopg.connect(url) as own:
+            trail = own.execute("SELECT step FROM trail").fetchall()
+            ledger = own.execute("SELECT name FROM memory_plugin_migrations ORDER BY applied_at").fetchall()
+        assert trail == [("first",), ("second",)]
+        assert ledger == [("002_first.up.sql",), ("010_second.up.sql",)]
+        (folder / "020_broken.up.sql").write_text("CREATE TABLE half (a int); nonsense")
+        process, log = begin(tmp_path, **given)
+        assert process.wait(60) == 1
+        assert "020_broken.up.sql cannot be applied" in log.read_text()
+        with psycopg.connect(url) as own:
+            assert own.execute("SELECT to_regclass('half')").fetchone() == (None,)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_tables_may_be_left_to_somebody_else(tmp_path: Path) -> None:
+    name = f"plugin_{uuid4().hex}"
+    with connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    url = urlsplit(database_url())._replace(path=f"/{name}").geturl()
+    running = up(tmp_path, MEMORY_PLUGIN_DATABASE_URL=url, MEMORY_PLUGIN_SKIP_MIGRATE="1")
+    try:
+        with psycopg.connect(url) as own:
+            rows = own.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        assert rows == []
+    finally:
+        running.process.kill()
+        running.process.wait()
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
