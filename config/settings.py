@@ -641,6 +641,13 @@ def instance_id() -> str:
 
 INSTANCE_ID = instance_id()
 
+UNFOLD = {
+    "SITE_TITLE": "Workspace Server",
+    "SITE_HEADER": "Workspace Server",
+    "SHOW_HISTORY": False,
+    "LOGIN": {"form": "console.login.ThrottledLogin"},
+}
+
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["access.authentication.CredentialAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["access.permissions.AdminAccess"],  # closed unless a route opens itself

@@ -1,5 +1,18 @@
+from typing import Any
+
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class ConsoleConfig(AppConfig):
     name = "console"
+
+    def ready(self) -> None:
+        # After the last room's permissions exist: a migration would come before those of later rooms.
+        post_migrate.connect(_complete_roles, sender=self)
+
+
+def _complete_roles(**_: Any) -> None:
+    from console.services.roles import complete_roles
+
+    complete_roles()

@@ -10,6 +10,7 @@ from django.db import IntegrityError, connection, models, transaction
 
 from a2a import models as a2a
 from activity.services import INBOX_TYPE
+from console.models import Outcome
 from delegations import models as delegations
 from provisioning.models import OPEN, RunKind, RunState
 from uploads.models import Storage
@@ -31,6 +32,7 @@ CHECKS: dict[str, type[models.TextChoices]] = {
     "delegations_status": delegations.Status,
     "delegations_source": delegations.Source,
     "delegations_delivery": delegations.Delivery,
+    "operator_actions_outcome": Outcome,
 }
 PREDICATES = {
     "idx_workspaces_heartbeat": set(ALIVE),
@@ -56,6 +58,7 @@ OURS = [
     "memory_store",
     "a2a",
     "delegations",
+    "console",
 ]
 
 

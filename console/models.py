@@ -1,0 +1,70 @@
+"""What operators did in the console: one row per action, written before it begins.
+
+Source: docs/reference/console.md, Audit.
+"""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+
+class Outcome(models.TextChoices):
+    """`started` and no more: the process died, and the thing acted on tells how far it came."""
+
+    STARTED = "started"
+    DONE = "done"
+    PARTLY = "partly"  # done for some of the things it was about
+    REFUSED = "refused"  # the product said no, and nothing changed
+    FAILED = "failed"
+
+
+class OperatorAction(models.Model):
+    """Who did what to which thing, when and why, and what came of it.
+
+    Append-only: a trigger lets a row be ended once, and refuses every other change and every delete. No
+    foreign keys: the record outlives the login and the thing.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    actor = models.TextField()
+    client_address = models.TextField(default="")
+    verb = models.TextField()
+    object_kind = models.TextField()
+    object_id = models.TextField()
+    object_name = models.TextField(default="")
+    reason = models.TextField()
+    outcome = models.TextField(choices=Outcome, default=Outcome.STARTED)
+    result = models.TextField(default="")
+    started_at = models.DateTimeField(db_default=Now())
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "operator_actions"
+        permissions = [
+            ("operate", "May restart, pause, resume and hibernate workspaces and resolve delegations"),
+            ("administer", "May remove workspaces and repair leaks"),
+        ]
+        constraints = [
+            models.CheckConstraint(name="operator_actions_outcome", condition=Q(outcome__in=Outcome.values)),
+            models.CheckConstraint(
+                name="operator_actions_says_who_and_why",
+                condition=~Q(actor="") & ~Q(verb="") & Q(reason__regex=r"\S"),
+            ),
+            models.CheckConstraint(
+                name="operator_actions_ended",
+                condition=Q(outcome="started", ended_at=None)
+                | (~Q(outcome="started") & Q(ended_at__isnull=False)),
+            ),
+        ]
+        indexes = [
+            models.Index(F("started_at").desc(), name="operator_actions_newest"),
+            models.Index("object_id", F("started_at").desc(), name="operator_actions_by_object"),
+            models.Index("actor", F("started_at").desc(), name="operator_actions_by_actor"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.object_name or self.object_id} by {self.actor}"

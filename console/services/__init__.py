@@ -1,0 +1,1 @@
+"""The verbs of the console: each action of an operator, recorded."""

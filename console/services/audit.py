@@ -1,0 +1,85 @@
+"""Every action of an operator leaves a row: written and committed before it begins, ended when it has.
+
+Source: docs/reference/console.md, Audit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from django.db.models.functions import Now
+
+from config.errors import BadRequest, DomainError
+from config.states import update_returning
+from console.models import OperatorAction, Outcome
+
+log = structlog.get_logger(__name__)
+
+REASON_CHARS = 500
+RESULT_CHARS = 2000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who wants what, and why."""
+
+    actor: str
+    verb: str
+    object_kind: str
+    object_id: str
+    reason: str
+    object_name: str = ""
+    client_address: str = ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of it, in a sentence for people."""
+
+    text: str
+    outcome: Outcome = Outcome.DONE
+
+
+def act(asked: Asked, verb: Callable[[], Told]) -> Told:
+    """Run `verb` between the two writes of its record.
+
+    Must be called outside a transaction, or the record of a failed action would go with it. What the product
+    refuses is an answer too (`refused`). Raises BadRequest: no reason, or a long one; and whatever else
+    `verb` raises, recorded as `failed`.
+    """
+    reason = asked.reason.strip()
+    if not reason or len(reason) > REASON_CHARS:
+        raise BadRequest(f"a reason of 1 to {REASON_CHARS} characters is needed")
+    row = OperatorAction.objects.create(
+        actor=asked.actor,
+        client_address=asked.client_address,
+        verb=asked.verb,
+        object_kind=asked.object_kind,
+        object_id=asked.object_id,
+        object_name=asked.object_name,
+        reason=reason,
+    )
+    try:
+        told = verb()
+    except DomainError as error:
+        told = Told(error.text, Outcome.REFUSED if error.status < 500 else Outcome.FAILED)
+    except Exception as error:
+        _end(row, Told(f"an error of the server: {type(error).__name__}", Outcome.FAILED))
+        raise
+    _end(row, told)
+    return told
+
+
+def _end(row: OperatorAction, told: Told) -> None:
+    rows = OperatorAction.objects.filter(pk=row.pk, outcome=Outcome.STARTED)
+    update_returning(rows, outcome=told.outcome, result=told.text[:RESULT_CHARS], ended_at=Now())
+    log.info(
+        "console.action",
+        action_id=str(row.pk),
+        actor=row.actor,
+        verb=row.verb,
+        object_id=row.object_id,
+        outcome=str(told.outcome),
+    )
