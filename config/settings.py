@@ -234,6 +234,7 @@ MEMORY_GLOBAL_VISIBILITY: str = env.choice(
 MEMORY_EMBEDDING: Embedding = embedding(env)
 MEMORY_VECTOR: str = MEMORY_EMBEDDING.mode
 MEMORY_EMBEDDING_PROVIDER: str = MEMORY_EMBEDDING.provider
+MEMORY_EMBEDDING_API_KEY: str = MEMORY_EMBEDDING.api_key  # by its name: a start keeps it from agents
 MEMORY_DEDUPE: str = env.choice(
     "MEMORY_DEDUPE",
     ["none", "exact"],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from django.conf import settings
 
+from config.env import declared
 from console.management.commands.settings_table import table
 
 ROOT = Path(settings.BASE_DIR)
@@ -58,3 +59,10 @@ def test_nobody_else_reads_the_environment():
 
 def test_no_exemption_is_stale():
     assert set(READERS) <= environment_readers(), "remove what no longer reads the environment"
+
+
+def test_every_secret_is_found_by_its_name():
+    """A start compares what an agent is to be given with the server's own secrets, by these names."""
+    secrets = [name for name, variable in declared.items() if variable.secret]
+    assert len(secrets) > 5
+    assert [name for name in secrets if not hasattr(settings, name)] == []
