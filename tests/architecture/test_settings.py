@@ -7,7 +7,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from config.env import declared
+from config.settings import env as declared_settings
 from console.management.commands.settings_table import table
 
 ROOT = Path(settings.BASE_DIR)
@@ -63,6 +63,6 @@ def test_no_exemption_is_stale():
 
 def test_every_secret_is_found_by_its_name():
     """A start compares what an agent is to be given with the server's own secrets, by these names."""
-    secrets = [name for name, variable in declared.items() if variable.secret]
+    secrets = [name for name, variable in declared_settings.declared.items() if variable.secret]
     assert len(secrets) > 5
     assert [name for name in secrets if not hasattr(settings, name)] == []
