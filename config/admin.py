@@ -26,7 +26,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
 
     @cached_property
     def count(self) -> int:
-        found = self.object_list.order_by()[: PAGED + 1].count()
+        found = self.object_list.order_by().values("pk")[: PAGED + 1].count()
         return found if found <= PAGED else max(found, _expected(self.object_list))
 
     @cached_property

@@ -1,5 +1,6 @@
 """The operators' pages, one module each."""
 
 from console.audit_admin import OperatorActionAdmin
+from console.workspace_admin import WorkspaceAdmin
 
-__all__ = ["OperatorActionAdmin"]
+__all__ = ["OperatorActionAdmin", "WorkspaceAdmin"]
