@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from access.credentials import hatch_is_open
 from activity.hub import SOCKETS_KEY
 from activity.models import BackgroundJob, MetricCounter
+from activity.supervision import subsystems
 from config.valkey import client
 
 
@@ -175,6 +176,14 @@ def _own_gauges() -> list[tuple[Family, Callable[[], Iterator[tuple[str, float]]
             Family("molecule_job_last_success_timestamp_seconds", "gauge", "When a job last succeeded."),
             _successes,
         ),
+        (
+            Family(
+                "molecule_subsystem_stale",
+                "gauge",
+                "1 while a sweep, loop or queue has not ticked for more than twice its interval.",
+            ),
+            _stale,
+        ),
     ]
 
 
@@ -190,6 +199,11 @@ def _sockets() -> Iterator[tuple[str, float]]:
     except redis.RedisError:
         return
     yield "", float(sum([int(one) for one in counts if one]))
+
+
+def _stale() -> Iterator[tuple[str, float]]:
+    for name, standing in subsystems().items():
+        yield f'name="{name}"', float(standing["stale"])
 
 
 def _successes() -> Iterator[tuple[str, float]]:

@@ -117,7 +117,8 @@ def nearest(
     )
     given = {**values, "vector": _literal(vector), "model": chosen().model, "most": most, "few": FEW}
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(f"SELECT count(*) FROM (SELECT 1 {source} LIMIT %(few)s) AS few", given)
+        rows = f"SELECT 1 FROM {texts.table} m {where} LIMIT %(few)s"
+        cursor.execute(f"SELECT count(*) FROM ({rows}) AS few", given)
         is_few = (cursor.fetchone() or (0,))[0] < FEW
         if not is_few:  # the index goes on until enough rows have passed the conditions
             cursor.execute("SET LOCAL hnsw.iterative_scan = strict_order")
