@@ -122,6 +122,8 @@ def nearest(
         is_few = (cursor.fetchone() or (0,))[0] < FEW
         if not is_few:  # the index goes on until enough rows have passed the conditions
             cursor.execute("SET LOCAL hnsw.iterative_scan = strict_order")
+            # The planner takes a row with its own hash for a rare event, and would read and sort them all.
+            cursor.execute("SET LOCAL enable_sort = off")
         order = f"(e.embedding {operator} {typed}){' + 0' if is_few else ''}"
         cursor.execute(
             f"SELECT m.id, 1 - (e.embedding {operator} {typed}) {source} ORDER BY {order} LIMIT %(most)s",

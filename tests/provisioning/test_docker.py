@@ -18,6 +18,7 @@ from docker.types import Mount
 from config.env import Environment
 from provisioning.backends.base import BackendError, ComputeState, File, FileError, FileProblem
 from provisioning.backends.docker import agent_image
+from provisioning.backends.docker import exec as inside_exec
 from provisioning.backends.docker.agent_image import AgentImage
 from provisioning.backends.docker.engine import Engine
 from provisioning.backends.docker.images import moves
@@ -333,3 +334,21 @@ def test_an_engine_that_cannot_be_reached_is_a_sentence_and_in_time(harness):
     with pytest.raises(NotFound):
         engine().inspect_container("ws-nothing")
     assert json.dumps(raised.value.safe_message)
+
+
+def test_a_container_that_is_stopped_under_a_call_is_left_for_its_storage(harness, monkeypatch):
+    backend, wanted = harness.backend(), spec()
+    backend.start(wanted)
+    backend.write_files(wanted.workspace_id, "/configs", {"a.txt": File(b"kept")})
+    run, stopped = inside_exec.run, []
+
+    def run_once_it_is_stopped(api, container_id, *rest):
+        if not stopped:
+            stopped.append(container_id)
+            api.kill(container_id)
+            eventually(lambda: not api.inspect_container(container_id)["State"]["Running"])
+        return run(api, container_id, *rest)
+
+    monkeypatch.setattr(inside_exec, "run", run_once_it_is_stopped)
+    assert backend.read_file(wanted.workspace_id, "/configs", "a.txt", 100) == b"kept"
+    assert len(stopped) == 1

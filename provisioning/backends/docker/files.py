@@ -84,7 +84,17 @@ class Files:
             self._end(one["Id"])
 
     def _run(self, workspace_id: UUID, root: str, verb: str, *words: str, given: bytes = b"") -> bytes:
-        """Raises FileError, BackendError."""
+        """Raises FileError, BackendError.
+
+        A restart may take the container away under the call: every verb may be repeated, and is, once.
+        """
+        try:
+            return self._tried(workspace_id, root, verb, *words, given=given)
+        except BackendError as error:
+            log.warning("docker.files_again", workspace_id=str(workspace_id), reason=error.detail)
+            return self._tried(workspace_id, root, verb, *words, given=given)
+
+    def _tried(self, workspace_id: UUID, root: str, verb: str, *words: str, given: bytes = b"") -> bytes:
         command = ["python3", "-I", "-c", PROGRAM, verb, FOLDERS[root], *words]
         with explained(FAILED), self._place(workspace_id, root) as container_id:
             ended = inside_exec.run(self._engine.api, container_id, command, given)
