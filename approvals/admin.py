@@ -23,11 +23,11 @@ class ApprovalAdmin(ReadOnlyAdmin[Approval]):
     ordering = ("-created_at",)
     actions = ("approve", "deny")
 
-    @admin.action(description="Approve the selected requests", permissions=["view"])
+    @admin.action(description="Approve the selected requests", permissions=["operate"])
     def approve(self, request: HttpRequest, queryset: QuerySet[Approval]) -> None:
         _decide(request, queryset, Status.APPROVED)
 
-    @admin.action(description="Deny the selected requests", permissions=["view"])
+    @admin.action(description="Deny the selected requests", permissions=["operate"])
     def deny(self, request: HttpRequest, queryset: QuerySet[Approval]) -> None:
         _decide(request, queryset, Status.DENIED)
 

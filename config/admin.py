@@ -55,3 +55,7 @@ class ReadOnlyAdmin(ModelAdmin, Generic[M]):  # type: ignore[misc]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        """For actions that ask for `permissions=["operate"]`: seeing a row is no right to act on it."""
+        return request.user.has_perm("console.operate")

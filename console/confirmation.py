@@ -30,11 +30,13 @@ _LEVELS = {
 
 @dataclass(frozen=True)
 class Preview:
-    """`word` has to be typed; `refusal` says why there is nothing to confirm. `seen` names what is shown."""
+    """`word`, if any, has to be typed; `refusal` says why there is nothing to confirm; `seen` names what is
+    shown.
+    """
 
     title: str
     says: str
-    word: str
+    word: str = ""
     headers: Sequence[str] = ()
     rows: Sequence[Sequence[Any]] = ()
     seen: str = ""
@@ -60,7 +62,10 @@ class ConfirmForm(forms.Form):
     def __init__(self, *args: Any, preview: Preview, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._preview = preview
-        self.fields["typed"].label = f"Type {preview.word} to confirm"
+        if preview.word:
+            self.fields["typed"].label = f"Type {preview.word} to confirm"
+        else:
+            del self.fields["typed"]
 
     def clean_typed(self) -> str:
         if self.cleaned_data["typed"].strip() != self._preview.word.strip():
@@ -80,7 +85,7 @@ def confirm(
     *,
     verb: str,
     subject: Subject,
-    does: Callable[[], Told],
+    does: Callable[[Asked], Told],
     back: str,
 ) -> HttpResponse:
     """The page; on a POST that confirms what is shown, the effect and the way back."""
@@ -96,7 +101,7 @@ def confirm(
             client_address=address_of(request),
         )
         try:
-            told = act(asked, does)
+            told = act(asked, lambda: does(asked))
         except BadRequest as error:
             told = Told(error.text, Outcome.REFUSED)
         messages.add_message(request, _LEVELS[told.outcome], told.text)

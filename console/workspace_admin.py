@@ -150,7 +150,7 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
             preview,
             verb=f"workspace.{name}",
             subject=Subject("workspace", str(row.pk), row.name),
-            does=lambda: verb.does(row, touched),
+            does=lambda _: verb.does(row, touched),
             back=page_of(row),
         )
 

@@ -2,7 +2,7 @@
 
 from delegations.services.creation import Accepted, Task, delegate, record_delegation
 from delegations.services.execution import dispatch
-from delegations.services.operators import fail_delegation, requeue_delegation
+from delegations.services.operators import fail_delegation, nudge_delegation, requeue_delegation
 from delegations.services.removal import close_of_removed, close_with_workspaces
 from delegations.services.reports import beat, report_end, report_waiting
 from delegations.services.sweeping import sweep
@@ -30,6 +30,7 @@ __all__ = [
     "fail_delegation",
     "hang_up",
     "mark_waiting",
+    "nudge_delegation",
     "record_delegation",
     "report_end",
     "report_waiting",

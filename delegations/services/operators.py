@@ -15,6 +15,7 @@ from django.utils import timezone
 from a2a.callers import workspace_caller
 from a2a.services.queue import enqueue_message, take_back
 from config.errors import Conflict, NotFound
+from config.jobs import Job, enqueue
 from delegations import selectors
 from delegations.models import Delegation, Delivery, Status
 from delegations.services.creation import DEADLINE_S
@@ -68,6 +69,27 @@ def requeue_delegation(*, delegation_id: str, reason: str, actor: str) -> Delega
     log.info("delegation.resolved", delegation_id=delegation_id, action="requeue", actor=actor, reason=reason)
     moved.queue_id = kept.item.pk
     return moved
+
+
+def nudge_delegation(*, delegation_id: str, actor: str) -> Delegation:
+    """Ring again for one that waits for the executor, or in the queue of its callee. Changes no row: what is
+    rung for twice is claimed once.
+
+    Raises NotFound, Conflict: it has ended, or nothing of ours could make it go on.
+    """
+    row = Delegation.objects.filter(pk=delegation_id).first()
+    if row is None:
+        raise NotFound("delegation not found")
+    if row.is_terminal:
+        raise Conflict("delegation is terminal", status=row.status)
+    if row.delivery == Delivery.QUEUE:
+        enqueue(Job.A2A_DRAIN, workspace_id=row.callee_id)
+    elif row.status == Status.QUEUED:
+        enqueue(Job.DELEGATE, delegation_id=row.pk)
+    else:
+        raise Conflict("its agent has it: only an answer, or an operator's decision, moves it")
+    log.info("delegation.nudged", delegation_id=delegation_id, actor=actor)
+    return row
 
 
 def _moved(result: Result) -> Delegation:
