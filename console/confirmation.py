@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from django import forms
@@ -42,7 +42,6 @@ class Preview:
     seen: str = ""
     refusal: str = ""
     is_dangerous: bool = False
-    hidden: Mapping[str, str] = field(default_factory=dict)  # carried from the page to its POST
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,8 @@ def confirm(
     subject: Subject,
     does: Callable[[Asked], Told],
     back: str,
+    template: str = "console/confirm.html",
+    shown_besides: Mapping[str, Any] | None = None,
 ) -> HttpResponse:
     """The page; on a POST that confirms what is shown, the effect and the way back."""
     form = ConfirmForm(request.POST or None, preview=preview, initial={"seen": preview.seen})
@@ -118,8 +119,9 @@ def confirm(
         "table": {"headers": preview.headers, "rows": preview.rows},
         "form": form,
         "back": back,
+        **(shown_besides or {}),
     }
-    return TemplateResponse(request, "console/confirm.html", context)
+    return TemplateResponse(request, template, context)
 
 
 def digest(parts: Iterable[Any]) -> str:

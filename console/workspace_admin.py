@@ -17,6 +17,7 @@ from config.errors import DomainError
 from console.confirmation import Preview, Subject, confirm, digest
 from console.fleet import VERBS, Verb
 from console.object_pages import ObjectPage, age, page_of, table
+from console.repair import repair_page
 from console.timeline import timeline
 from console.workspace_filters import RuntimeFilter, StatusFilter, TierFilter, TroubleFilter
 from provisioning.models import ProvisionRun
@@ -42,6 +43,7 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
         "created_at",
     )
     list_filter = (TroubleFilter, StatusFilter, RuntimeFilter, TierFilter)
+    list_before_template = "console/repair_link.html"
     list_select_related = ("parent",)
     search_fields = ("name", "id")
     search_help_text = "part of a name or of an id"
@@ -89,7 +91,8 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
             self.admin_site.admin_view(self.act),
             name="workspaces_workspace_act",
         )
-        return [acts, *super().get_urls()]
+        repair = path("repair/", self.admin_site.admin_view(self.repair), name="workspaces_workspace_repair")
+        return [acts, repair, *super().get_urls()]
 
     def buttons(self, request: HttpRequest, row: Workspace) -> list[dict[str, Any]]:
         return [
@@ -153,6 +156,11 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
             does=lambda _: verb.does(row, touched),
             back=page_of(row),
         )
+
+    def repair(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return repair_page(request, self.admin_site)
 
 
 def _preview(row: Workspace, name: str, verb: Verb) -> tuple[Preview, list[UUID]]:
