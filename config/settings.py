@@ -647,6 +647,7 @@ UNFOLD = {
     "SITE_HEADER": "Workspace Server",
     "SHOW_HISTORY": False,
     "LOGIN": {"form": "console.login.ThrottledLogin"},
+    "DASHBOARD_CALLBACK": "console.home.dashboard",
 }
 
 REST_FRAMEWORK: dict[str, Any] = {

@@ -1,6 +1,7 @@
 from typing import Any
 
 from django.apps import AppConfig
+from django.contrib import admin
 from django.db.models.signals import post_migrate
 
 
@@ -8,6 +9,7 @@ class ConsoleConfig(AppConfig):
     name = "console"
 
     def ready(self) -> None:
+        admin.site.index_template = "console/home.html"
         # After the last room's permissions exist: a migration would come before those of later rooms.
         post_migrate.connect(_complete_roles, sender=self)
 

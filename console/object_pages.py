@@ -63,3 +63,9 @@ def age(at: datetime | None, now: datetime | None = None) -> str:
         if seconds >= size:
             return f"{seconds // size}{unit}"
     return f"{seconds}s"
+
+
+def short(compute_id: str | None) -> str:
+    """Enough of a container's id to find it; an instance's id whole."""
+    text = compute_id or "—"
+    return text if len(text) <= 20 else f"{text[:12]}…"

@@ -19,7 +19,7 @@ from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldBooleanSwitchWid
 from config.errors import DomainError
 from console.confirmation import Preview, Subject, confirm
 from console.models import Outcome
-from console.object_pages import age
+from console.object_pages import age, short
 from console.services.audit import Told
 from provisioning.duplicate_rules import CleanupPlan, Member, Options, Verdict, verdicts
 from provisioning.services import duplicates
@@ -33,13 +33,10 @@ HEADERS = (
     "Why",
     "Name",
     "Status",
-    "Tier",
     "Runtime",
     "Age",
     "Heartbeat",
-    "Activity 24h",
-    "Tasks",
-    "Children",
+    "24h / tasks / children",
     "Compute",
     "vCPU",
 )
@@ -153,14 +150,11 @@ def _row(of: str, member: Member) -> tuple[Any, ...]:
         member.reason,
         row.name,
         row.status,
-        f"T{row.tier}",
-        row.runtime,
+        f"{row.runtime} T{row.tier}",
         age(row.created_at),
         age(row.last_heartbeat_at),
-        facts.activity_24h,
-        row.active_tasks,
-        member.children,
-        ", ".join(facts.compute_ids) or "—",
+        f"{facts.activity_24h} / {row.active_tasks} / {member.children}",
+        ", ".join(map(short, facts.compute_ids)) or "—",
         f"{facts.vcpus:g}",
     )
 

@@ -16,7 +16,7 @@ from access.models import WorkspaceAuthToken, WorkspaceSecret
 from config.errors import DomainError
 from console.confirmation import Preview, Subject, confirm, digest
 from console.fleet import VERBS, Verb
-from console.object_pages import ObjectPage, age, page_of, table
+from console.object_pages import ObjectPage, age, page_of, short, table
 from console.repair import repair_page
 from console.timeline import timeline
 from console.workspace_filters import RuntimeFilter, StatusFilter, TierFilter, TroubleFilter
@@ -76,9 +76,9 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
     def heartbeat_age(self, row: Workspace) -> str:
         return age(row.last_heartbeat_at)
 
-    @admin.display(description="compute", empty_value="—")
-    def compute(self, row: Any) -> str | None:
-        return row.shown_compute or None
+    @admin.display(description="compute")
+    def compute(self, row: Any) -> str:
+        return short(row.shown_compute)
 
     @admin.display(description="image", empty_value="—")
     def image(self, row: Any) -> str | None:

@@ -19,6 +19,25 @@ SILENT = timedelta(seconds=210)  # what the liveness sweep calls silent
 Lookups = Iterable[tuple[str, str]]
 
 
+TROUBLES = ("stale", "stuck", "orphaned", "cleanup")
+
+
+def trouble(name: str) -> Q:
+    """The rows in one of `TROUBLES`."""
+    match name:
+        case "stale":
+            silent = Q(last_heartbeat_at__lt=Now() - SILENT) | Q(last_heartbeat_at=None)
+            return silent & Q(status__in=ALIVE)
+        case "stuck":
+            return Q(status=Status.PROVISIONING, provision_deadline_at__lt=Now())
+        case "orphaned":
+            gone = Workspace.objects.filter(pk=OuterRef("parent_id"), status=Status.REMOVED)
+            return ~Q(status=Status.REMOVED) & Q(Exists(gone), parent_id__isnull=False)
+        case "cleanup":
+            return Q(cleanup_pending=True)
+    raise ValueError(name)
+
+
 class StatusFilter(SimpleListFilter):
     """Tombstones are out of sight unless asked for."""
 
@@ -51,19 +70,8 @@ class TroubleFilter(SimpleListFilter):
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Workspace]) -> QuerySet[Workspace]:
-        match self.value():
-            case "stale":
-                silent = Q(last_heartbeat_at__lt=Now() - SILENT) | Q(last_heartbeat_at=None)
-                return queryset.filter(silent, status__in=ALIVE)
-            case "stuck":
-                late = Q(provision_deadline_at__lt=Now())
-                return queryset.filter(late, status=Status.PROVISIONING)
-            case "orphaned":
-                gone = Workspace.objects.filter(pk=OuterRef("parent_id"), status=Status.REMOVED)
-                return queryset.exclude(status=Status.REMOVED).filter(Exists(gone), parent_id__isnull=False)
-            case "cleanup":
-                return queryset.filter(cleanup_pending=True)
-        return queryset
+        name = self.value()
+        return queryset.filter(trouble(name)) if name in TROUBLES else queryset
 
 
 class RuntimeFilter(SimpleListFilter):

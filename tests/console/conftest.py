@@ -26,10 +26,10 @@ def login(role: str | None, *, name: str = "") -> Client:
 
 
 @contextmanager
-def few_queries() -> Iterator[None]:
+def few_queries(most: int = MOST_QUERIES) -> Iterator[None]:
     with CaptureQueriesContext(connection) as seen:
         yield
-    assert len(seen) <= MOST_QUERIES, [one["sql"][:100] for one in seen]
+    assert len(seen) <= most, [one["sql"][:100] for one in seen]
 
 
 @pytest.fixture

@@ -1,0 +1,155 @@
+"""The first page: what there is, what is wrong, and the list behind each number.
+
+Source: docs/reference/console.md, Home.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Count, Q, Sum
+from django.db.models.functions import Now
+from django.http import HttpRequest
+from django.urls import reverse
+
+from activity.supervision import subsystems
+from console.models import OperatorAction
+from console.object_pages import age, table
+from console.workspace_filters import trouble
+from delegations.models import Delegation, Status
+from provisioning.models import ProvisionRun
+from uploads.models import PendingUpload
+from workspaces import models as workspaces
+from workspaces.models import Workspace
+
+RECENT = 10
+RUNS = 15
+
+
+@dataclass(frozen=True)
+class Number:
+    """`is_bad` ones should be 0."""
+
+    label: str
+    value: int | str
+    url: str
+    is_bad: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    numbers: list[Number]
+
+
+def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """Adds the figures to the page of who may see the lists behind them."""
+    if not request.user.has_perms(["workspaces.view_workspace", "delegations.view_delegation"]):
+        return context
+    context["sections"] = [
+        Section("Trouble", [*_workspace_trouble(), *_delegation_trouble()]),
+        Section("Workspaces by status", list(_by_status())),
+        Section("Work", list(_work())),
+    ]
+    context["home_tables"] = [_starts(), _jobs(), _operators()]
+    return context
+
+
+def _workspace_trouble() -> Iterable[Number]:
+    rows = Workspace.objects.all()
+    found = rows.aggregate(
+        stale=Count("pk", filter=trouble("stale")),
+        stuck=Count("pk", filter=trouble("stuck")),
+        cleanup=Count("pk", filter=trouble("cleanup")),
+    )
+    found["orphaned"] = rows.filter(trouble("orphaned")).count()
+    labels = {
+        "stale": "silent workspaces",
+        "stuck": "starts past their deadline",
+        "orphaned": "below a removed parent",
+        "cleanup": "removed, not stopped yet",
+    }
+    for name, label in labels.items():
+        yield Number(label, found[name], f"{_list(Workspace)}?trouble={name}", is_bad=True)
+
+
+def _delegation_trouble() -> Iterable[Number]:
+    found = Delegation.objects.in_flight().aggregate(
+        stuck=Count("pk", filter=Q(status=Status.STUCK)),
+        overdue=Count("pk", filter=Q(deadline__lt=Now())),
+    )
+    for name, value in found.items():
+        yield Number(f"{name} delegations", value, f"{_list(Delegation)}?state={name}", is_bad=True)
+
+
+def _by_status() -> Iterable[Number]:
+    counted = dict(Workspace.objects.values_list("status").annotate(Count("pk")))
+    for status in workspaces.Status:
+        yield Number(str(status.label), counted.get(status, 0), f"{_list(Workspace)}?status={status}")
+
+
+def _work() -> Iterable[Number]:
+    yield Number("delegations in flight", Delegation.objects.in_flight().count(), _list(Delegation))
+    runs = dict(ProvisionRun.objects.open().values_list("state").annotate(Count("pk")))
+    for state in ("queued", "running"):
+        url = f"{_list(ProvisionRun)}?state__exact={state}"
+        yield Number(f"starts and stops {state}", runs.get(state, 0), url)
+    staged = PendingUpload.objects.filter(acked_at=None).aggregate(number=Count("pk"), size=Sum("size_bytes"))
+    mib = (staged["size"] or 0) / 2**20
+    yield Number("staged files", f"{staged['number']} ({mib:.1f} MiB)", _list(PendingUpload))
+
+
+def _starts() -> dict[str, Any]:
+    rows = ProvisionRun.objects.open().order_by("due_at")[:RUNS]
+    return table(
+        "Under way",
+        ("Workspace", "Kind", "State", "Attempts", "Waits since", "Newest step"),
+        [
+            (
+                str(run.workspace_id),
+                f"{run.kind} g{run.generation}",
+                run.state,
+                run.attempts,
+                age(run.queued_at),
+                run.steps[-1].get("name", "") if run.steps else "—",
+            )
+            for run in rows
+        ],
+    )
+
+
+def _jobs() -> dict[str, Any]:
+    """The late ones first."""
+    found = sorted(
+        subsystems().items(), key=lambda one: (not one[1]["stale"], not one[1]["last_error"], one[0])
+    )
+    return table(
+        "Sweeps, loops and queues",
+        ("Name", "Last tick", "Every", "", "Last error"),
+        [
+            (
+                name,
+                age(one["last_tick_at"]),
+                f"{one['expected_interval_seconds']}s",
+                "late" if one["stale"] else "ok",
+                one["last_error"] or "—",
+            )
+            for name, one in found
+        ],
+    )
+
+
+def _operators() -> dict[str, Any]:
+    rows = OperatorAction.objects.order_by("-started_at")[:RECENT]
+    return table(
+        "What operators did last",
+        ("When", "Who", "What", "Of", "Outcome"),
+        [(age(one.started_at), one.actor, one.verb, one.object_name, one.outcome) for one in rows],
+    )
+
+
+def _list(model: Any) -> str:
+    meta = model._meta
+    return reverse(f"admin:{meta.app_label}_{meta.model_name}_changelist")
