@@ -646,6 +646,7 @@ UNFOLD = {
     "SITE_TITLE": "Workspace Server",
     "SITE_HEADER": "Workspace Server",
     "SHOW_HISTORY": False,
+    "SITE_FAVICONS": [{"rel": "icon", "href": "data:,"}],  # none, and none that a browser asks for
     "LOGIN": {"form": "console.login.ThrottledLogin"},
     "DASHBOARD_CALLBACK": "console.home.dashboard",
 }

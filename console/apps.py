@@ -9,6 +9,7 @@ class ConsoleConfig(AppConfig):
     name = "console"
 
     def ready(self) -> None:
+        admin.site.index_title = "Overview"
         admin.site.index_template = "console/home.html"
         # After the last room's permissions exist: a migration would come before those of later rooms.
         post_migrate.connect(_complete_roles, sender=self)

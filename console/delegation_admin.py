@@ -12,7 +12,7 @@ from django.contrib import admin
 from django.contrib.admin import SimpleListFilter
 from django.core.exceptions import PermissionDenied
 from django.db.models import Case, OuterRef, Q, QuerySet, Subquery, Value, When
-from django.db.models.functions import Coalesce, Now
+from django.db.models.functions import Now
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import path, reverse
 from django.utils import timezone
@@ -125,7 +125,7 @@ class DelegationAdmin(ObjectPage[Delegation]):
         return rows.annotate(
             caller_name=of("caller_id", "name"),
             callee_name=of("callee_id", "name"),
-            heard_at=Coalesce("last_heartbeat", of("callee_id", "last_heartbeat_at")),
+            callee_heard_at=of("callee_id", "last_heartbeat_at"),
         )
 
     def get_ordering(self, request: HttpRequest) -> Any:
@@ -163,7 +163,9 @@ class DelegationAdmin(ObjectPage[Delegation]):
         """The last sign of life, beside how long a silence makes it stuck."""
         if row.is_terminal:
             return "—"
-        return f"{age(row.heard_at)} of {settings.DELEGATION_STUCK_THRESHOLD_S // 60}m"
+        sent = row.dispatched_at or row.created_at  # a silence from before the task is not held against it
+        heard = row.last_heartbeat or (max(row.callee_heard_at, sent) if row.callee_heard_at else None)
+        return f"{age(heard)} of {settings.DELEGATION_STUCK_THRESHOLD_S // 60}m"
 
     @admin.display(description="deadline")
     def due(self, row: Delegation) -> str:

@@ -38,7 +38,6 @@ HEADERS = (
     "Heartbeat",
     "24h / tasks / children",
     "Compute",
-    "vCPU",
 )
 
 
@@ -154,8 +153,7 @@ def _row(of: str, member: Member) -> tuple[Any, ...]:
         age(row.created_at),
         age(row.last_heartbeat_at),
         f"{facts.activity_24h} / {row.active_tasks} / {member.children}",
-        ", ".join(map(short, facts.compute_ids)) or "—",
-        f"{facts.vcpus:g}",
+        f"{', '.join(map(short, facts.compute_ids))} {facts.vcpus:g} vCPU" if facts.compute_ids else "—",
     )
 
 
