@@ -530,6 +530,7 @@ GIT_SHA: str = env.text("GIT_SHA", default="dev", help="revision shown by /build
 SECRET_KEY = DJANGO_SECRET_KEY or "unset-refused-by-a-system-check"
 DEBUG = False
 ALLOWED_HOSTS = ["*"]  # no page and no link is built from the Host header except where a verb checks it
+LOGIN_REDIRECT_URL = "/console/"  # of whoever opens the form itself
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
 ASGI_APPLICATION = "config.asgi.application"
@@ -642,9 +643,12 @@ def instance_id() -> str:
 
 INSTANCE_ID = instance_id()
 
-UNFOLD = {
+UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "Workspace Server",
     "SITE_HEADER": "Workspace Server",
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: f"{STATIC_URL}console/favicon.svg"}
+    ],
     "SHOW_HISTORY": False,
     "SITE_FAVICONS": [{"rel": "icon", "href": "data:,"}],  # none, and none that a browser asks for
     "LOGIN": {"form": "console.login.ThrottledLogin"},

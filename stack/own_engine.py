@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from stack import debian
 from stack.containers import engine_answers
 from stack.errors import StartFailed
 from stack.supervisor import Service, Supervisor
 
-INSTALL_S = 600
 OF_THE_PACKAGE_S = 10  # where a service manager runs, the package starts its engine by itself
 NONE = "No container engine answers, and none can be started here; the tests marked `docker` will fail."
-INSTALLING = "No container engine answers; installing Debian's docker.io for the tests ..."
 
 
 async def provide(
@@ -25,7 +21,7 @@ async def provide(
     """See to it that an engine answers; say so where that fails: the tests that need one will fail."""
     if await asyncio.to_thread(engine_answers):
         return
-    if shutil.which("dockerd") is None and not await asyncio.to_thread(_install, say):
+    if not await asyncio.to_thread(debian.install, "docker.io", "dockerd", say):
         say(NONE)
         return
     if await _answers_within(OF_THE_PACKAGE_S):
@@ -38,31 +34,6 @@ async def provide(
         say(f"Started a container engine for the tests in {seconds[0]:.1f} s.")
     except StartFailed as failure:
         say("\n".join([NONE, str(failure), *failure.tail]))
-
-
-def _install(say: Callable[[str], None]) -> bool:
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        return False
-    say(INSTALLING)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for words in ("update", "install --yes --no-install-recommends docker.io"):
-        try:
-            done = subprocess.run(
-                ["apt-get", "--quiet", *words.split()],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=INSTALL_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            say(f"apt-get {words} took longer than {INSTALL_S} s.")
-            return False
-        if done.returncode != 0:
-            say(f"apt-get {words} failed: {done.stderr.strip()[-500:]}")
-            return False
-    return shutil.which("dockerd") is not None
 
 
 async def _answers_within(seconds: float) -> bool:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from stack import accounts, own_engine, ports, processes
+from stack import accounts, debian, own_engine, ports, processes
 from stack.errors import StackError, StartFailed
 from stack.log import Log
 from stack.postgres import Postgres
@@ -38,7 +38,9 @@ async def run(command: Sequence[str], *, with_engine: bool = False, valkeys: int
         environment = await _start(supervisor, folder, log, valkeys)
         if with_engine:
             marked = {"PATH": environment.get("PATH", os.defpath), processes.MARK: str(folder)}
-            await own_engine.provide(supervisor, folder, marked, lambda text: print(text, file=sys.stderr))
+            await own_engine.provide(supervisor, folder, marked, _say)
+            if not await asyncio.to_thread(debian.install, "chromium", "chromium", _say):
+                _say("There is no chromium, and none can be installed here; the tests of pages will fail.")
         # Not a session of its own: it is the terminal's, with Ctrl-C and a debugger's prompt.
         process = await asyncio.create_subprocess_exec(
             *command, env=environment, cwd=PROJECT, preexec_fn=processes.die_with_parent(signal.SIGTERM)
@@ -53,6 +55,10 @@ async def run(command: Sequence[str], *, with_engine: bool = False, valkeys: int
         processes.end(processes.belonging_to(folder))
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 async def _start(supervisor: Supervisor, folder: Path, log: Log, valkeys: int) -> dict[str, str]:
