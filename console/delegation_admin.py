@@ -108,9 +108,12 @@ class DelegationAdmin(ObjectPage[Delegation]):
     search_fields = ("delegation_id",)
     search_help_text = "the whole id of a delegation, or of one of its workspaces"
     fields = (
-        ("delegation_id", "status", "shown"),
-        ("caller", "caller_id", "callee", "callee_id"),
-        ("source", "delivery", "queue_id", "retry_count"),
+        "delegation_id",
+        ("status", "shown"),
+        ("caller", "callee"),
+        ("caller_id", "callee_id"),
+        ("source", "delivery"),
+        ("queue_id", "retry_count"),
         ("heartbeat", "due"),
         "task_preview",
         "result_preview",

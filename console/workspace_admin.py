@@ -49,13 +49,18 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
     search_help_text = "part of a name or of an id"
     ordering = ("-created_at",)
     fields = (
-        ("id", "name", "role"),
-        ("status", "status_changed_at", "last_sample_error"),
-        ("runtime", "tier", "template", "parent"),
-        ("generation", "compute", "image"),
-        ("last_heartbeat_at", "heartbeat_age", "active_tasks", "current_task"),
-        ("provision_deadline_at", "cleanup_pending", "storage_kept"),
-        ("url", "delivery_mode", "last_error_rate"),
+        ("name", "role"),
+        ("status", "status_changed_at"),
+        "last_sample_error",
+        ("runtime", "tier"),
+        ("template", "parent"),
+        ("generation", "compute"),
+        ("id", "image"),
+        ("last_heartbeat_at", "heartbeat_age"),
+        ("active_tasks", "current_task"),
+        ("cleanup_pending", "storage_kept"),
+        ("provision_deadline_at", "last_error_rate"),
+        ("delivery_mode", "url"),
         ("budget_limit", "monthly_spend"),
         ("created_at", "updated_at"),
     )

@@ -65,10 +65,23 @@ class Desk:
         self.page.keyboard.press("Enter")
         self.page.wait_for_url("**/console/")
 
+    def confirm(self, reason: str) -> None:
+        """Fill in the page before an effect, with the keyboard, and wait for the one after it."""
+        self.page.locator("[name=reason]").fill(reason)
+        if self.page.locator("[name=typed]").count():
+            asked = self.page.get_by_text("to confirm").inner_text()
+            self.page.locator("[name=typed]").fill(asked.removeprefix("Type ").removesuffix(" to confirm"))
+        self.page.keyboard.press("Tab")
+        with self.page.expect_navigation(timeout=120_000):
+            self.page.keyboard.press("Enter")
+
     def picture(self, name: str) -> None:
         """The page at both widths, light and dark; nothing runs out sideways, and text can be read."""
         for scheme in SCHEMES:
             self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            self.page.reload()
+            is_dark = "dark" in (self.page.locator("html").get_attribute("class") or "").split()
+            assert is_dark == (scheme == "dark")
             for width in WIDTHS:
                 self.page.set_viewport_size({"width": width, "height": 900})
                 self.page.screenshot(path=self._pictures / f"{name}-{width}-{scheme}.png", full_page=True)
@@ -76,6 +89,7 @@ class Desk:
                 assert overflow <= 0, f"{name} at {width}, {scheme}: {overflow} px too wide"
             self.check_contrast(f"{name}, {scheme}")
         self.page.emulate_media(color_scheme="light")
+        self.page.reload()
 
     def check_contrast(self, name: str) -> None:
         """WCAG 2 AA for text against what it stands on."""
