@@ -652,7 +652,6 @@ UNFOLD: dict[str, Any] = {
     # The theme's own colour of links in the dark, one step lighter: it could not be read (WCAG AA).
     "COLORS": {"primary": {"500": "oklch(71.4% .203 305.504)"}},
     "SHOW_HISTORY": False,
-    "SITE_FAVICONS": [{"rel": "icon", "href": "data:,"}],  # none, and none that a browser asks for
     "LOGIN": {"form": "console.login.ThrottledLogin"},
     "DASHBOARD_CALLBACK": "console.home.dashboard",
 }
