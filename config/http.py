@@ -47,10 +47,29 @@ def rfc3339(moment: datetime) -> str:
 
 
 def to_json(value: Any) -> bytes:
-    """Compact JSON (no space after `:` or `,`)."""
-    return orjson.dumps(
-        value, default=_encode, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS
-    )
+    """Compact JSON (no space after `:` or `,`).
+
+    The database gives a number like 1e30 back as an integer of 31 digits, which the encoder does not take: it
+    goes out as it came in.
+    """
+    option = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS
+    try:
+        return orjson.dumps(value, default=_encode, option=option)
+    except TypeError:
+        return orjson.dumps(_without_big_integers(value), default=_encode, option=option)
+
+
+def _without_big_integers(value: Any) -> Any:
+    match value:
+        case bool():
+            return value
+        case int():
+            return value if -(2**63) <= value < 2**64 else float(value)
+        case Mapping():
+            return {name: _without_big_integers(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_without_big_integers(one) for one in value]
+    return value
 
 
 def _encode(value: Any) -> Any:

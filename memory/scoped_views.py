@@ -123,7 +123,7 @@ def _body(given: Any, workspace_id: UUID) -> Mapping[str, Any]:
 
 
 def _check_own(named: Any, workspace_id: UUID) -> None:
-    if named and str(named).lower() != str(workspace_id):
+    if named not in (None, "") and str(named).lower() != str(workspace_id):
         raise BadRequest("workspace_id must be the workspace of the path")
 
 

@@ -154,7 +154,9 @@ def _explained() -> Iterator[None]:
 
 def _scope(given: Arguments, *, default: str, advice: str) -> str:
     named = given.get("scope")
-    scope = str(named).strip().upper() if named else default
+    if named is not None and not isinstance(named, str):
+        raise ToolError("scope must be LOCAL or TEAM")
+    scope = named.strip().upper() if named else default
     if scope == Scope.GLOBAL:
         raise ToolError(NO_GLOBAL + advice)
     if scope not in {Scope.LOCAL, Scope.TEAM, default}:
@@ -171,7 +173,9 @@ def _recalled_scopes(scope: str) -> list[str]:
 
 def _namespace(workspace: Workspace, given: Arguments) -> str:
     named = given.get("namespace")
-    return named if isinstance(named, str) and named else f"workspace:{workspace.pk}"
+    if named is not None and not isinstance(named, str):
+        raise ToolError("namespace must be a text")
+    return named or f"workspace:{workspace.pk}"
 
 
 def _kind(given: Arguments) -> str:

@@ -30,7 +30,7 @@ urlpatterns = [
     path("workspaces/<workspace_id>/v2/namespaces", Records.as_view({"get": "namespaces"}, **_ACCESS)),
     path("workspaces/<workspace_id>/v2/memories", Records.as_view({"get": "list"}, **_ACCESS)),
     path(
-        "workspaces/<workspace_id>/v2/memories/<memory_id>",
+        "workspaces/<workspace_id>/v2/memories/<path:memory_id>",
         Records.as_view({"delete": "destroy"}, **_ACCESS),
     ),
     path("admin/memories/export", Backup.as_view({"get": "export"}, **_OPERATORS)),

@@ -14,6 +14,7 @@ from uuid import UUID
 from activity.redaction import redacted
 from config.errors import DomainError
 from config.http import rfc3339
+from config.locks import hold_lock
 from memory import config
 from memory.backends import backend
 from memory.content import prepared
@@ -78,6 +79,11 @@ def export() -> Export:
 
 def import_memories(entries: Sequence[Any]) -> Outcome:
     """Each entry by itself. Raises StoreError when the store fails: the rest can be imported again."""
+    with hold_lock("memories: import"):  # one after the other: each looks, then stores
+        return _imported(entries)
+
+
+def _imported(entries: Sequence[Any]) -> Outcome:
     outcome = Outcome(len(entries))
     for index, entry in enumerate(entries):
         try:

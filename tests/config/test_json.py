@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
 from uuid import UUID
@@ -83,3 +84,11 @@ def test_a_workspace_id_may_be_written_in_capitals() -> None:
     assert workspace_uuid("6F1C0A1E-4B7D-4A2F-9D3C-111122223333") == UUID(
         "6f1c0a1e-4b7d-4a2f-9d3c-111122223333"
     )
+
+
+@pytest.mark.parametrize("number", [1e30, 1e100, 10**30, -(10**30), 2**64, 2**63, -(2**63), 2**64 - 1])
+def test_numbers_beyond_64_bits_go_out_as_numbers(number: float) -> None:
+    """As the database gives them back: one must not spoil the answer that it is a part of."""
+    sent = {"n": int(number), "deep": [{"m": (int(number), True, 1)}], 1: None}
+    told = int(number) if -(2**63) <= number < 2**64 else float(number)
+    assert json.loads(to_json(sent)) == {"n": told, "deep": [{"m": [told, True, 1]}], "1": None}

@@ -12,6 +12,7 @@ from memory.models import AgentMemory
 from memory.services import memories
 from memory_store.models import MemoryRecord
 from tests.clients import admin, agent_of, anonymous
+from tests.conftest import at_once
 from tests.memory.conftest import Org
 from tests.memory.stub_plugin import StubPlugin
 from tests.workspaces.factories import WorkspaceFactory
@@ -74,6 +75,14 @@ def test_everything_comes_out_and_goes_back_in(org: Org) -> None:
     assert restore(before) == {"imported": 251, "skipped": 0, "errors": 0, "total": 251}
     assert said(exported()) == said(before)
     assert restore(before)["skipped"] == 251
+
+
+@both
+def test_imports_at_once_store_and_count_each_entry_once(org: Org) -> None:
+    given = [entry(org.one, content=f"fact {number}") for number in range(3)]
+    outcomes = at_once(*[lambda: restore(given)] * 5)
+    assert sum(one["imported"] for one in outcomes) == 3
+    assert len(exported()) == 3
 
 
 @both

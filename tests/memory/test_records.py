@@ -151,7 +151,9 @@ def test_rows_a_plugin_should_not_have_sent_are_dropped(org: Org, stub: StubPlug
 
 def test_an_id_that_is_no_uuid_reaches_the_plugin(org: Org, stub: StubPlugin) -> None:
     agent_of(org.one.pk).delete(url(org.one, "memories/abc-1"))
+    agent_of(org.one.pk).delete(url(org.one, "memories/a%2Fb"))
     assert ("DELETE", "/v1/memories/abc-1") in stub.calls
+    assert ("DELETE", "/v1/memories/a%2Fb") in stub.calls
 
 
 def test_a_plugin_that_fails_is_a_502_and_the_namespaces_are_there_all_the_same(

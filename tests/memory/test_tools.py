@@ -84,6 +84,7 @@ def test_the_org_is_not_written_by_these_tools(org: Org, mode: str) -> None:
     recall = told(use(org.root, "recall_memory", query="x", scope="GLOBAL"))
     assert recall.endswith("use LOCAL, TEAM, or empty")
     assert told(use(org.root, "commit_memory", content="x", scope="MINE")) == "scope must be LOCAL or TEAM"
+    assert told(use(org.root, "commit_memory", content="x", scope=[])) == "scope must be LOCAL or TEAM"
     assert told(use(org.root, "commit_memory", content="")) == "content is required"
     assert told(use(org.root, "commit_memory", content="x" * 100_001)) == "content must be <= 100000 bytes"
     assert (AgentMemory.objects.count(), MemoryRecord.objects.count()) == (0, 0)
@@ -110,6 +111,13 @@ def test_records_are_written_where_one_may(org: Org, wired: None) -> None:
     use(org.root, "commit_memory_v2", content="[MEMORY for all", namespace=f"org:{org.root.pk}")
     assert "memory_write_global" in types_of(org.root)
     assert MemoryRecord.objects.get(namespace=f"org:{org.root.pk}").content == "[_MEMORY for all"
+
+
+def test_a_namespace_is_a_text_or_nothing(org: Org, wired: None) -> None:
+    for wrong in (1, True, [], {}):
+        refused = told(use(org.one, "commit_memory_v2", content="x", namespace=wrong))
+        assert refused == "namespace must be a text"
+    assert MemoryRecord.objects.count() == 0
 
 
 def test_a_move_between_list_and_write_is_seen(org: Org, wired: None) -> None:
