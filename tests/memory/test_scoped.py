@@ -21,6 +21,7 @@ from tests.clients import admin, agent_of, anonymous
 from tests.memory.conftest import Org
 from tests.memory_store.test_vectors import CHOSEN
 from tests.outages import database_away
+from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("mode")]
@@ -156,6 +157,16 @@ def test_a_memory_for_the_org_says_whose_it_is(org: Org) -> None:
     for reader in (org.root, org.one, org.cousin):
         assert contents(reader) == [f"[MEMORY id={memory_id} scope=GLOBAL from={org.root.pk}]: for all"]
     assert contents(org.elsewhere) == []
+
+
+def test_rotated_credentials_leave_memories_where_they_are(org: Org) -> None:
+    row = WorkspaceFactory(name="outside", runtime="external", parent=org.lead)
+    stored(row, "mine")
+    stored(row, "for my team", "TEAM")
+    rotated = admin().post(f"/workspaces/{row.pk}/external/rotate")
+    assert rotated.status_code == 200, rotated.content
+    assert contents(row) == ["for my team", "mine"]
+    assert contents(org.one) == ["for my team"]
 
 
 def test_a_team_shares_team_memories_and_nothing_else(org: Org) -> None:
@@ -418,3 +429,11 @@ def test_with_vectors_a_paraphrase_is_found_and_says_how_near_it_is(org: Org, se
         with connection.cursor() as cursor:
             cursor.execute("DROP TABLE IF EXISTS memory_record_embeddings, agent_memory_embeddings")
         vectors._known.clear()
+
+
+def test_a_deployment_may_be_one_org_for_all(org: Org, mode: str, settings: Any) -> None:
+    """Of the first store: records have an `org:` for each root."""
+    settings.MEMORY_GLOBAL_VISIBILITY = "deployment"
+    stored(org.root, "for all", "GLOBAL")
+    seen = contents(org.elsewhere)
+    assert [one.rpartition("]: ")[2] for one in seen] == (["for all"] if mode == "off" else [])
