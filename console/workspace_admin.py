@@ -19,6 +19,7 @@ from console.fleet import VERBS, Verb
 from console.object_pages import ObjectPage, age, page_of, short, table
 from console.repair import repair_page
 from console.timeline import timeline
+from console.tree import tree_data, tree_page
 from console.workspace_filters import RuntimeFilter, StatusFilter, TierFilter, TroubleFilter
 from provisioning.models import ProvisionRun
 from workspaces.models import CanvasLayout, Workspace
@@ -97,7 +98,11 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
             name="workspaces_workspace_act",
         )
         repair = path("repair/", self.admin_site.admin_view(self.repair), name="workspaces_workspace_repair")
-        return [acts, repair, *super().get_urls()]
+        tree = path("tree/", self.admin_site.admin_view(self.tree), name="workspaces_workspace_tree")
+        data = path(
+            "tree/data/", self.admin_site.admin_view(self.tree_data), name="workspaces_workspace_tree_data"
+        )
+        return [acts, repair, tree, data, *super().get_urls()]
 
     def buttons(self, request: HttpRequest, row: Workspace) -> list[dict[str, Any]]:
         return [
@@ -166,6 +171,16 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
         if not self.has_view_permission(request):
             raise PermissionDenied
         return repair_page(request, self.admin_site)
+
+    def tree(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return tree_page(request, self.admin_site)
+
+    def tree_data(self, request: HttpRequest) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return tree_data(request)
 
 
 def _preview(row: Workspace, name: str, verb: Verb) -> tuple[Preview, list[UUID]]:

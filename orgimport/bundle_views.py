@@ -24,7 +24,9 @@ class BundleViewSet(ViewSet):
 
     @extend_schema(request=OpenApiTypes.OBJECT)
     def create(self, request: Request) -> Response:
-        """`POST /bundles/import`: 201; 207 when a descendant failed, 500 when the root did."""
+        """`POST /bundles/import`: 201; 207 when a descendant failed; when the root did 500, or 409 where its
+        name and its variations are taken.
+        """
         principal = principal_of(request)
         require_place_in_org(principal, None)
         try:
@@ -32,5 +34,5 @@ class BundleViewSet(ViewSet):
         except BadRequest:
             given = None
         imported = bundles.import_bundle(read_bundle(given), actor=principal.actor)
-        status = 500 if imported.row is None else 201 if imported.is_whole else 207
+        status = imported.refusal if imported.row is None else 201 if imported.is_whole else 207
         return Response(imported.shown(), status=status)

@@ -7,6 +7,7 @@ from typing import Any
 from rest_framework import serializers
 from rest_framework.fields import empty
 
+from config.fields import Flag
 from orgimport.services import Mode
 
 
@@ -30,5 +31,5 @@ class OrgImportInput(serializers.Serializer[None]):
     dir = PlainText(default="", allow_null=True)
     template = serializers.DictField(default=None, allow_null=True)
     mode = serializers.CharField(default=Mode.MERGE, allow_blank=True, allow_null=True)
-    dry_run = serializers.BooleanField(default=False)
+    dry_run = Flag(default=False)
     parent_id = serializers.UUIDField(default=None, allow_null=True)

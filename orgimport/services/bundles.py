@@ -100,12 +100,13 @@ def _skill(skill: str, files: Mapping[str, str]) -> dict[str, Any]:
 
 @dataclass
 class Imported:
-    """What became of one node; `row` is None when it was not created."""
+    """What became of one node; `row` is None when it was not created, and `refusal` the status of why."""
 
     name: str
     row: Workspace | None
     error: str = ""
     children: tuple[Imported, ...] = ()
+    refusal: int = Internal.status
 
     @property
     def is_whole(self) -> bool:
@@ -136,7 +137,7 @@ def _created(bundle: Bundle, parent: UUID | None, at: Point, sizes: dict[int, Si
             store_files({(row.pk, path): content for path, content in _contents(bundle, row).items()})
             transaction.on_commit(partial(_begin, row), robust=True)
     except DomainError as error:
-        return _failed(bundle, error.text)
+        return _failed(bundle, error.text, refusal=error.status)
     except (DatabaseError, InterfaceError):
         log.exception("bundle.node_failed", name=bundle.name)
         return _failed(bundle, "failed to create workspace")
@@ -150,9 +151,9 @@ def _created(bundle: Bundle, parent: UUID | None, at: Point, sizes: dict[int, Si
     return Imported(row.name, row, why_not or "", tuple(children))
 
 
-def _failed(bundle: Bundle, reason: str) -> Imported:
+def _failed(bundle: Bundle, reason: str, *, refusal: int = Internal.status) -> Imported:
     below = tuple(_failed(child, "its parent was not created") for child in bundle.children)
-    return Imported(bundle.name, None, reason, below)
+    return Imported(bundle.name, None, reason, below, refusal)
 
 
 def _wanted(bundle: Bundle, parent: UUID | None, at: Point) -> NewWorkspace:

@@ -10,9 +10,11 @@ from django.utils import timezone
 from console.models import OperatorAction
 from delegations.models import Delegation
 from delegations.models import Status as DelegationStatus
+from provisioning.models import ProvisionRun
 from tests.browser.conftest import Desk
 from tests.console.test_repair import backend, copies  # noqa: F401
 from tests.delegations.factories import delegated, pair
+from tests.provisioning.conftest import queued
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace
 
@@ -82,3 +84,44 @@ def test_an_administrator_repairs_a_team_that_was_made_seventy_two_times(desk: D
     assert kept.pk in left
     assert not left & {row.pk for row in others}
     assert {one.reason for one in OperatorAction.objects.all()} == {"an import that ran 72 times"}
+
+
+def test_a_viewer_watches_a_start_and_need_not_reload(desk: Desk) -> None:
+    row = queued()
+    run = ProvisionRun.objects.filter(workspace_id=row.pk)
+    desk.log_in("viewer")
+    desk.picture("home-with-a-start")
+    line = desk.page.get_by_role("row").filter(has_text=str(row.pk))
+    assert "queued" in line.inner_text()
+    lease = {"lease_owner": "a worker", "lease_expires_at": timezone.now() + timedelta(hours=1)}
+    run.update(state="running", steps=[{"name": "pulling the image"}], **lease)
+    desk.page.get_by_text("pulling the image").wait_for(timeout=60_000)
+    run.update(state="succeeded", lease_owner=None, lease_expires_at=None, finished_at=timezone.now())
+    line.wait_for(state="detached", timeout=60_000)
+
+
+def test_a_viewer_finds_the_broken_one_in_the_tree(desk: Desk) -> None:
+    root = WorkspaceFactory(name="root", status=Status.ONLINE)
+    leads = [
+        WorkspaceFactory(name=f"lead {number}", parent=root, status=Status.ONLINE) for number in range(3)
+    ]
+    Workspace.objects.bulk_create(
+        Workspace(name=f"w{number}", tier=1, parent=leads[number % 3], status=Status.ONLINE)
+        for number in range(1500)
+    )
+    broken = WorkspaceFactory(name="broken", status=Status.FAILED, last_sample_error="no image")
+    desk.log_in("viewer")
+    desk.go("/console/workspaces/workspace/tree/")
+    desk.page.get_by_text("1505 workspaces, 1 broken").wait_for()
+    desk.picture("tree")
+    desk.page.locator("canvas#tree[data-drawn='1505']").wait_for()
+    Workspace.objects.exclude(pk=broken.pk).delete()
+    desk.page.get_by_text("1 workspaces, 1 broken").wait_for(timeout=60_000)  # without a reload
+    tree = desk.page.locator("canvas#tree")
+    tree.focus()
+    for key in ("0", "+", "ArrowLeft", "0"):
+        desk.page.keyboard.press(key)
+    box = tree.bounding_box()
+    assert box
+    tree.click(position={"x": box["width"] / 2, "y": 30})
+    desk.page.wait_for_url(f"**/{broken.pk}/change/")

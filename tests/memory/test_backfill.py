@@ -115,13 +115,13 @@ def test_a_store_that_is_away_is_waited_for(
     remembered: Org, stub: StubPlugin, monkeypatch: Any, settings: Any
 ) -> None:
     monkeypatch.setattr(backfill, "PAUSE_S", 0.05)
-    settings.MEMORY_PLUGIN_TIMEOUT = 0.2
+    settings.MEMORY_PLUGIN_TIMEOUT = 1.0
     stub.delay_s = 5.0
 
     def recover() -> None:
         stub.delay_s = 0.0
 
-    threading.Timer(0.3, recover).start()
+    threading.Timer(1.5, recover).start()
     status, told = run("--apply")
     assert status == 0
     assert "the store is away" in told

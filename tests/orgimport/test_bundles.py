@@ -117,6 +117,23 @@ def test_a_live_root_is_duplicated_under_another_name(team: Workspace) -> None:
     assert Workspace.objects.live().filter(name="Member").count() == 3
 
 
+def test_a_root_whose_names_are_all_taken_is_a_conflict(backend: InMemoryBackend) -> None:
+    Workspace.objects.bulk_create(
+        Workspace(name="Lead" if number == 1 else f"Lead ({number})", tier=1, status=Status.ONLINE)
+        for number in range(1, 21)
+    )
+    answer = imported({"name": "Lead", "sub_workspaces": [{"name": "Member"}]})
+    assert answer.status_code == 409
+    told = answer.json()
+    assert (told["workspace_id"], told["status"], told["error"]) == (
+        None,
+        "failed",
+        "workspace name already in use",
+    )
+    assert told["children"][0]["error"] == "its parent was not created"
+    assert Workspace.objects.count() == 20
+
+
 def test_an_imported_config_says_what_the_workspace_is(backend: InMemoryBackend) -> None:
     config = "name: Other\nruntime: claude_code\ntier: 1\nmodel: m\nextra: kept\n"
     body = imported({"name": "Mine", "tier": 0, "prompts": {"config.yaml": config}}).json()

@@ -360,6 +360,15 @@ def test_an_inline_template_imports_and_points_at_no_files():
 
 
 @pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("wish", ["off", "yes", "", 0, 1, None, []], ids=repr)
+def test_a_wish_that_is_neither_true_nor_false_imports_nothing(wish: Any):
+    """`"off"` must not be the real thing, and `"no"` no preview."""
+    answer = post(dir="small", dry_run=wish)
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid request body")
+    assert not Workspace.objects.exists()
+
+
+@pytest.mark.usefixtures("keys")
 def test_a_dry_run_writes_nothing_and_foretells_the_import():
     post(dir="small")
     remove_workspace(workspace_id=by_name("Menu Writer").pk, confirmed=True)

@@ -1,0 +1,72 @@
+"""What the console shows of rooms: beginnings and names, never a value, a message's words or a credential."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from a2a.models import KeptKind, QueueItem
+from access.models import TokenKind, WorkspaceAuthToken
+from access.services import mint_token
+from memory.admin import PREVIEW_CHARS
+from memory.models import AgentMemory, KeyValue, OutboxEntry
+from memory_store import services as store
+from memory_store.contract import Write
+from memory_store.models import MemoryRecord
+from tests.console.conftest import login, text_of
+from tests.workspaces.factories import WorkspaceFactory
+
+pytestmark = pytest.mark.django_db
+HIDDEN = "do not show this"
+
+
+@pytest.fixture
+def browser() -> Client:
+    return login("viewer")
+
+
+def pages_of(browser: Client, row: Any) -> str:
+    """The list and the page of a row."""
+    meta = row._meta
+    name = f"admin:{meta.app_label}_{meta.model_name}"
+    shown = text_of(browser.get(reverse(f"{name}_changelist")))
+    return shown + text_of(browser.get(reverse(f"{name}_change", args=[row.pk])))
+
+
+def test_a_memory_is_shown_by_its_beginning(browser: Client):
+    row = WorkspaceFactory(name="Author")
+    long = "the harbour " + "x" * PREVIEW_CHARS + HIDDEN
+    memory = AgentMemory.objects.create(workspace=row, content=long, scope="TEAM")
+    shown = pages_of(browser, memory)
+    assert "the harbour" in shown
+    assert "Author" in shown
+    assert HIDDEN not in shown
+
+
+def test_a_record_is_shown_by_its_beginning(browser: Client):
+    store.put_namespace("team:a", "team")
+    record = store.commit("team:a", Write("the harbour " + "x" * PREVIEW_CHARS + HIDDEN))
+    shown = pages_of(browser, MemoryRecord.objects.get(pk=record))
+    assert "team:a" in shown
+    assert "the harbour" in shown
+    assert HIDDEN not in shown
+
+
+def test_values_messages_and_credentials_are_not_shown(browser: Client):
+    row = WorkspaceFactory(name="Owner")
+    token = mint_token(workspace_id=row.pk, kind=TokenKind.API)
+    kept = WorkspaceAuthToken.objects.get(workspace=row)
+    given = {"words": HIDDEN}
+    for one in (
+        KeyValue.objects.create(workspace=row, key="k", value=given),
+        OutboxEntry.objects.create(op="commit", namespace="team:a", payload=given),
+        QueueItem.objects.create(workspace=row, caller_kind=KeptKind.CANVAS, body=given),
+        kept,
+    ):
+        shown = pages_of(browser, one)
+        assert HIDDEN not in shown
+        assert token not in shown
+        assert bytes(kept.token_hash).hex() not in shown
