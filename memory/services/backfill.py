@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -17,13 +17,13 @@ from memory.backends import backend
 from memory.content import prepared_seed
 from memory.models import AgentMemory, Scope
 from memory.services import records
+from memory.services.scoped import pages
 from memory_store.contract import SEARCH_MOST, Code, Search, StoreError, Write
 from workspaces.models import Workspace
 from workspaces.selectors import chains
 
 log = structlog.get_logger(__name__)
 
-PAGE = 500
 PAUSE_S = 5.0
 PATIENCE_S = 600.0  # a store that is away for longer ends the run
 Tell = Callable[[str], None]
@@ -61,7 +61,7 @@ class Verified:
 def copy(*, workspace_id: UUID | None, limit: int | None, is_dry: bool, tell: Tell) -> Copied:
     """Every memory, oldest first, under its own id; a dry run only counts where they would go."""
     outcome = Copied()
-    for page in _pages(workspace_id, limit):
+    for page in pages(workspace_id, limit):
         homes = _homes(page)
         for row in page:
             outcome.scanned += 1
@@ -139,7 +139,7 @@ def _compared(workspace_id: UUID) -> tuple[Counter[str], int]:
     missing: Counter[str] = Counter()
     matches = 0
     wanted: Counter[tuple[str, str]] = Counter()
-    for page in _pages(workspace_id, None):
+    for page in pages(workspace_id):
         homes = _homes(page)
         for row in page:
             if (home := homes.get(row.pk)) and (content := _stored(row)):
@@ -155,22 +155,12 @@ def _compared(workspace_id: UUID) -> tuple[Counter[str], int]:
 
 def _found(names: set[str], wanted: Counter[tuple[str, str]]) -> Counter[tuple[str, str]]:
     if "list" in backend().capabilities():
-        return Counter((name, one) for name in names for one in _contents(name))
+        return Counter((name, one.content) for name in names for one in records.every(name))
     found: Counter[tuple[str, str]] = Counter()
     for name, content in wanted:
         seen = backend().search(Search([name], query=content[:200], limit=SEARCH_MOST))
         found[(name, content)] = sum(one.content == content for one in seen)
     return found
-
-
-def _contents(name: str) -> Iterator[str]:
-    cursor: str | None = None
-    while True:
-        page = backend().list_records(name, cursor)
-        yield from (one.content for one in page.items)
-        cursor = page.next_cursor
-        if cursor is None:
-            return
 
 
 def _stored(row: AgentMemory) -> str:
@@ -191,25 +181,3 @@ def _homes(page: Sequence[AgentMemory]) -> dict[UUID, str]:
         elif chain[-1].parent_id is None:
             homes[row.pk] = f"org:{chain[-1].id}"
     return homes
-
-
-def _pages(workspace_id: UUID | None, limit: int | None) -> Iterator[list[AgentMemory]]:
-    """Oldest first, by key: rows that are added or deleted meanwhile move nothing."""
-    rows = AgentMemory.objects.order_by("created_at", "pk").defer("content_tsv")
-    if workspace_id:
-        rows = rows.filter(workspace_id=workspace_id)
-    left = limit
-    after: AgentMemory | None = None
-    while left is None or left > 0:
-        page = rows
-        if after is not None:
-            page = page.extra(
-                where=["(agent_memories.created_at, agent_memories.id) > (%s, %s)"],
-                params=[after.created_at, after.pk],
-            )
-        found = list(page[: PAGE if left is None else min(PAGE, left)])
-        if not found:
-            return
-        yield found
-        after = found[-1]
-        left = None if left is None else left - len(found)

@@ -18,14 +18,13 @@ from config.locks import hold_lock
 from memory import config
 from memory.backends import backend
 from memory.content import prepared
-from memory.models import AgentMemory, Scope
+from memory.models import Scope
 from memory.namespaces import reach_of
 from memory.services import records, scoped
 from memory.services.memories import scope_of
 from memory_store.contract import SEARCH_MOST, Memory, Search, StoreError, Write, kind_of, uuid_or_none
 from workspaces.models import Workspace
 
-PAGE = 1000
 REASONS = 100
 SURFACE = "backup"
 
@@ -100,17 +99,9 @@ def _imported(entries: Sequence[Any]) -> Outcome:
 
 
 def _rows() -> Iterator[dict[str, Any]]:
-    rows = AgentMemory.objects.order_by("created_at", "pk").select_related("workspace").defer("content_tsv")
-    start: list[AgentMemory] = list(rows[:PAGE])
-    while start:
-        for row in start:
+    for page in scoped.pages():
+        for row in page:
             yield _entry(str(row.pk), row.content, row.scope, row.namespace, row.created_at, row.workspace)
-        last = start[-1]
-        rest = rows.extra(
-            where=["(agent_memories.created_at, agent_memories.id) > (%s, %s)"],
-            params=[last.created_at, last.pk],
-        )
-        start = list(rest[:PAGE])
 
 
 def _entry(
@@ -133,13 +124,7 @@ def _all_records() -> tuple[dict[str, Memory], list[str]]:
     truncated: list[str] = []
     if "list" in backend().capabilities():
         for name in _listed_names():
-            cursor: str | None = None
-            while True:
-                page = backend().list_records(name, cursor)
-                found |= {one.id: one for one in page.items}
-                cursor = page.next_cursor
-                if cursor is None:
-                    break
+            found |= {one.id: one for one in records.every(name)}
         return found, truncated
     for name in _known_names():
         page_of = backend().search(Search([name], limit=SEARCH_MOST))

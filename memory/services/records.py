@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -122,6 +122,17 @@ def forget(author: Workspace, memory_id: str, namespaces: Iterable[str] | None =
             audit.deleted_for_org(author.pk, memory_id, name)
         return name
     raise NotFound("memory not found")
+
+
+def every(namespace: str) -> Iterator[Memory]:
+    """All live records of a namespace, page by page, from a store that lists them. Raises StoreError."""
+    cursor: str | None = None
+    while True:
+        page = backend().list_records(namespace, cursor)
+        yield from page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            return
 
 
 def shown(one: Memory) -> str:

@@ -5,7 +5,7 @@ Source: docs/reference/memory.md, Scopes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -27,6 +27,7 @@ from workspaces.selectors import chains
 
 LABEL = "general"
 MOST = 50
+PAGE = 500
 TEXTS = vectors.Texts("agent_memories", "agent_memory_embeddings")
 
 _COLUMNS = "m.id, m.workspace_id, m.content, m.scope, m.namespace, m.created_at"
@@ -199,6 +200,25 @@ def remembered(workspace_id: UUID, text: str, limit: int) -> list[Recalled]:
         " ORDER BY m.created_at DESC, m.id LIMIT %(limit)s"
     )
     return _read(statement, values)
+
+
+def pages(workspace_id: UUID | None = None, limit: int | None = None) -> Iterator[list[AgentMemory]]:
+    """Every memory with its author, or those of one, oldest first and by key: rows that are added or deleted
+    meanwhile move nothing.
+    """
+    rows = AgentMemory.objects.order_by("created_at", "pk").select_related("workspace").defer("content_tsv")
+    if workspace_id:
+        rows = rows.filter(workspace_id=workspace_id)
+    found = list(rows[: PAGE if limit is None else min(PAGE, limit)])
+    while found:
+        yield found
+        limit = None if limit is None else limit - len(found)
+        last = found[-1]
+        rest = rows.extra(
+            where=["(agent_memories.created_at, agent_memories.id) > (%s, %s)"],
+            params=[last.created_at, last.pk],
+        )
+        found = list(rest[: PAGE if limit is None else min(PAGE, limit)])
 
 
 def _standpoint(reader: Workspace) -> dict[str, Any]:
