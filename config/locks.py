@@ -7,7 +7,7 @@ process. Transaction locks order writers inside `atomic()`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 from django.db import connection, transaction
@@ -37,7 +37,11 @@ def try_lock(name: str) -> Iterator[bool]:
         (mine,) = held.execute(
             "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)
         ).fetchone() or (False,)
-        yield bool(mine)
+        if not mine:
+            yield False
+            return
+        with _released_after(held, name):
+            yield True
 
 
 @contextmanager
@@ -45,7 +49,18 @@ def hold_lock(name: str) -> Iterator[None]:
     """Wait for the session lock `name` and hold it for the block."""
     with _own_connection() as held:
         held.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (name,))
+        with _released_after(held, name):
+            yield
+
+
+@contextmanager
+def _released_after(held: psycopg.Connection[tuple[object, ...]], name: str) -> Iterator[None]:
+    """Free before the caller goes on: a server may take its time over a connection that was closed."""
+    try:
         yield
+    finally:
+        with suppress(psycopg.Error):  # the connection is broken, and the lock went with it
+            held.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
 
 
 def holder_of(name: str) -> str:

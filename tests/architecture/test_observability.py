@@ -66,7 +66,7 @@ def test_the_runbook_has_each_alarm_once_and_no_other() -> None:
     assert headings == [rule["alert"] for rule in rules()]
 
 
-@pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
+@pytest.mark.parametrize("panel", list(panels()), ids=lambda panel: panel["title"])
 def test_a_panel_shows_metrics_of_ours(panel: dict[str, Any]) -> None:
     assert [found for target in panel["targets"] for found in problems(target["expr"])] == []
 
