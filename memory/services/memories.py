@@ -155,9 +155,10 @@ def _edited_record(author: Workspace, memory_id: str, content: str | None, label
     if changed == one:
         return Edited(one.id, scope, old_label, False)
     changes = {"content": changed.content, "propagation": changed.propagation}
-    backend().update(one.id, one.namespace, changes)
-    if scope == Scope.GLOBAL and changed.content != one.content:
-        audit.edited_for_org(author.pk, one.id, one.namespace, changed.content)
+    with records.as_one():
+        backend().update(one.id, one.namespace, changes)
+        if scope == Scope.GLOBAL and changed.content != one.content:
+            audit.edited_for_org(author.pk, one.id, one.namespace, changed.content)
     return Edited(one.id, scope, _label(changed), True)
 
 

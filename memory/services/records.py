@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -15,9 +16,11 @@ from uuid import NAMESPACE_URL, UUID, uuid4, uuid5
 
 import structlog
 from django.conf import settings
+from django.db import transaction
 
 from config.errors import Forbidden, NotFound
 from memory.backends import backend
+from memory.config import is_in_process
 from memory.content import prepared, shown_by_namespace
 from memory.models import OutboxEntry
 from memory.namespaces import Reach, reach_of
@@ -62,9 +65,10 @@ def commit(author: Workspace, wanted: NewRecord, *, surface: str, reach: Reach |
         propagation=provenance(author.pk, wanted.label),
         pin=wanted.pin,
     )
-    stored = put(wanted.namespace, write, surface=surface)
-    if is_for_org:
-        audit.wrote_for_org(author.pk, stored, wanted.namespace, content)
+    with as_one():
+        stored = put(wanted.namespace, write, surface=surface)
+        if is_for_org:
+            audit.wrote_for_org(author.pk, stored, wanted.namespace, content)
     return stored
 
 
@@ -112,16 +116,22 @@ def forget(author: Workspace, memory_id: str, namespaces: Iterable[str] | None =
     """
     writable = reach_of(author.pk).writable
     for name in writable if namespaces is None else [one for one in namespaces if one in writable]:
-        try:
-            backend().forget(memory_id, name)
-        except StoreError as error:
-            if error.code not in NOT_HERE:
-                raise
-            continue
-        if kind_of(name) == "org":
-            audit.deleted_for_org(author.pk, memory_id, name)
+        with as_one():
+            try:
+                backend().forget(memory_id, name)
+            except StoreError as error:
+                if error.code not in NOT_HERE:
+                    raise
+                continue
+            if kind_of(name) == "org":
+                audit.deleted_for_org(author.pk, memory_id, name)
         return name
     raise NotFound("memory not found")
+
+
+def as_one() -> AbstractContextManager[Any]:
+    """A record and its line in the feed together, where both are in this database."""
+    return transaction.atomic() if is_in_process() else nullcontext()
 
 
 def every(namespace: str) -> Iterator[Memory]:

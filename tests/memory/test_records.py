@@ -132,6 +132,26 @@ def test_an_agent_that_repeats_itself_gets_the_record_it_has(org: Org, wired: No
     assert MemoryRecord.objects.count() == 2
 
 
+def test_a_record_for_the_org_and_its_line_are_there_together_or_not_at_all(
+    org: Org, wired: None, monkeypatch: Any
+) -> None:
+    """The process dies between the two."""
+
+    def dies(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    kept = committed(org.root, "for all", f"org:{org.root.pk}")
+    with monkeypatch.context() as patch:
+        patch.setattr(records.audit, "wrote_for_org", dies)
+        patch.setattr(records.audit, "deleted_for_org", dies)
+        with pytest.raises(KeyboardInterrupt):
+            committed(org.root, "never seen", f"org:{org.root.pk}")
+        with pytest.raises(KeyboardInterrupt):
+            records.forget(org.root, kept)
+    assert contents(org.root) == ["for all"]
+    committed(org.one, "a namespace that was rolled back is made again")
+
+
 # --- With a plugin of somebody else
 
 
