@@ -22,7 +22,7 @@ from activity.models import ActivityLog
 from config.errors import Conflict, DomainError, Unavailable
 from config.evt import evt
 from config.locks import lock_in_transaction, outside_transaction, try_lock
-from memory.services import keys_by_workspace
+from memory.services import holdings
 from provisioning import dispatch
 from provisioning.backends.base import BackendError, Compute
 from provisioning.duplicate_rules import (
@@ -189,11 +189,11 @@ def _account(members: Sequence[Member], outcome: Outcome) -> None:
 
 
 def _facts(ids: Iterable[UUID], now: datetime) -> dict[UUID, Facts]:
-    """Four questions, however many candidates there are."""
+    """Six questions, however many candidates there are."""
     wanted = list(ids)
     if not wanted:
         return {}
-    secrets, memories = secrets_by_workspace(wanted), keys_by_workspace(wanted)
+    secrets, memories = secrets_by_workspace(wanted), holdings(wanted)
     compute: dict[UUID, list[Compute]] = defaultdict(list)
     for one in _running():
         compute[one.workspace_id].append(one)

@@ -20,7 +20,10 @@ from access.services import store_secrets
 from activity.services import log_activity
 from config.errors import Conflict, Unavailable
 from config.locks import try_lock
-from memory.models import KeyValue
+from memory.models import AgentMemory, KeyValue
+from memory.services import scoped
+from memory_store import services as store
+from memory_store.contract import Write
 from provisioning import duplicate_rules
 from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.duplicate_rules import Facts, Options, Row, Verdict, make_plan, plain_name
@@ -255,6 +258,27 @@ def test_a_copy_with_memories_of_its_own_is_blocked_by_name(backend, doorbell):
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_copy_that_remembers_what_its_keeper_does_not_is_blocked(backend, doorbell):
+    """Scoped memories and records; the seeds that both were born with keep nobody."""
+    kept, copy = pair(backend, doorbell)
+
+    def verdict() -> Verdict:
+        return next(one.verdict for one in plan_cleanup(Options()).members if one.row.id == copy.pk)
+
+    for owner in (kept, copy):
+        scoped.commit(owner.pk, "born with it", "LOCAL", "general")
+    assert verdict() == Verdict.REMOVE
+    learned = scoped.commit(copy.pk, "learned alone", "TEAM", "general")
+    assert verdict() == Verdict.BLOCKED
+    AgentMemory.objects.filter(pk=learned).delete()
+    store.put_namespace(f"workspace:{copy.pk}", "workspace")
+    record = store.commit(f"workspace:{copy.pk}", Write("learned alone"))
+    assert verdict() == Verdict.BLOCKED
+    store.forget(str(record), f"workspace:{copy.pk}")
+    assert verdict() == Verdict.REMOVE
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_plan_that_is_no_longer_true_is_refused(backend, doorbell):
     _, copy = pair(backend, doorbell)
     plan = plan_cleanup(Options())
@@ -411,7 +435,7 @@ def test_a_plan_asks_few_questions_also_of_ten_thousand_rows(
         for number in range(10_000)
     ]  # fmt: skip
     Workspace.objects.bulk_create(made, batch_size=500)
-    with django_assert_max_num_queries(4):
+    with django_assert_max_num_queries(6):
         plan = plan_cleanup(Options(stale_days=7))
     assert (len(plan.groups), len(plan.removable)) == (5000, 5000)
 
