@@ -52,6 +52,7 @@ class Job(StrEnum):
     MEMORY_OUTBOX = "memory-outbox"
     MEMORY_EMBED_PENDING = "memory-embed-pending"
     DELEGATION_SWEEPER = "delegation-sweeper"
+    FLEET_SAMPLER = "fleet-sampler"
 
     QUEUE_PROBE = "queue-probe"
 
@@ -103,6 +104,7 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.MEMORY_OUTBOX: 30,
     Job.MEMORY_EMBED_PENDING: 30,
     Job.DELEGATION_SWEEPER: "DELEGATION_SWEEPER_INTERVAL_S",
+    Job.FLEET_SAMPLER: 60,
 }
 
 # Sweep -> whether it has something to do in this deployment; filled by its room in ready(). Without an entry

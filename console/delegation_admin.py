@@ -17,6 +17,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import path, reverse
 from django.utils import timezone
 
+from console.charts import delegation_charts
 from console.confirmation import Preview, Subject, confirm, digest
 from console.object_pages import ObjectPage, age, page_of, table
 from console.services.audit import Asked, Told
@@ -104,6 +105,7 @@ class DelegationAdmin(ObjectPage[Delegation]):
         "created_at",
     )
     sortable_by = ()
+    list_before_template = "console/delegation_charts.html"
     list_filter = (StateFilter, "source", "delivery")
     search_fields = ("delegation_id",)
     search_help_text = "the whole id of a delegation, or of one of its workspaces"
@@ -119,6 +121,13 @@ class DelegationAdmin(ObjectPage[Delegation]):
         "result_preview",
         "error_detail",
     )
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        charts = delegation_charts(timezone.now())
+        answer: HttpResponse = super().changelist_view(request, {**(extra_context or {}), "charts": charts})
+        return answer
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Delegation]:
         def of(one: str, field: str) -> Subquery:

@@ -9,14 +9,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import redis
 from django.db.models import Count, Q, Sum
 from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 
 from activity.supervision import subsystems
+from config.jobs import probe_name, queues
+from config.valkey import client
+from console.charts import fleet_charts
 from console.models import OperatorAction
 from console.object_pages import age, table
+from console.tree import picture
 from console.workspace_filters import trouble
 from delegations.models import Delegation, Status
 from provisioning.models import ProvisionRun
@@ -53,6 +59,8 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         Section("Workspaces by status", list(_by_status())),
         Section("Work", list(_work())),
     ]
+    context["charts"] = fleet_charts(timezone.now())
+    context["tree"] = picture()
     context["home_tables"] = [_starts(), _jobs(), _operators()]
     return context
 
@@ -125,20 +133,35 @@ def _jobs() -> dict[str, Any]:
     found = sorted(
         subsystems().items(), key=lambda one: (not one[1]["stale"], not one[1]["last_error"], one[0])
     )
+    waiting = _waiting()
     return table(
         "Sweeps, loops and queues",
-        ("Name", "Last tick", "Every", "", "Last error"),
+        ("Name", "Last tick", "Every", "", "Waiting", "Last error"),
         [
             (
                 name,
                 age(one["last_tick_at"]),
                 f"{one['expected_interval_seconds']}s",
                 "late" if one["stale"] else "ok",
+                waiting.get(name, ""),
                 one["last_error"] or "—",
             )
             for name, one in found
         ],
     )
+
+
+def _waiting() -> dict[str, int | str]:
+    """Messages in each queue of Celery that no worker has taken; its tick, the last probe, tells their age."""
+    names = queues()
+    try:
+        with client().pipeline(transaction=False) as asked:
+            for name in names:
+                asked.llen(name)
+            found: list[int | str] = asked.execute()
+    except redis.RedisError:
+        found = ["unknown"] * len(names)
+    return dict(zip(map(probe_name, names), found, strict=True))
 
 
 def _operators() -> dict[str, Any]:

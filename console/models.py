@@ -1,6 +1,7 @@
-"""What operators did in the console: one row per action, written before it begins.
+"""What operators did in the console, one row per action, written before it begins; and how the fleet was, one
+row per minute.
 
-Source: docs/reference/console.md, Audit.
+Source: docs/reference/console.md, Audit and Charts.
 """
 
 from __future__ import annotations
@@ -68,3 +69,19 @@ class OperatorAction(models.Model):
 
     def __str__(self) -> str:
         return f"{self.verb} {self.object_name or self.object_id} by {self.actor}"
+
+
+class FleetSample(models.Model):
+    """How the fleet was at a moment: `values` by name, states as they were and counters as they stood.
+
+    What the charts are drawn from: what a table held an hour ago can be asked of nobody else.
+    """
+
+    at = models.DateTimeField(primary_key=True)
+    values = models.JSONField()
+
+    class Meta:
+        db_table = "fleet_samples"
+
+    def __str__(self) -> str:
+        return f"the fleet at {self.at:%Y-%m-%d %H:%M}"

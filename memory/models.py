@@ -71,6 +71,7 @@ class AgentMemory(models.Model):
 
     class Meta:
         db_table = "agent_memories"
+        verbose_name_plural = "agent memories"
         constraints = [
             models.CheckConstraint(name="agent_memories_scope", condition=Q(scope__in=Scope.values)),
         ]
@@ -106,6 +107,7 @@ class OutboxEntry(models.Model):
 
     class Meta:
         db_table = "memory_outbox"
+        verbose_name_plural = "outbox entries"
         constraints = [
             models.CheckConstraint(
                 name="memory_outbox_op", condition=Q(op__in=["commit", "delete_namespace"])

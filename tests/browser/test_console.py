@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.contrib.sessions.models import Session
 from django.utils import timezone
 
-from console.models import OperatorAction
-from delegations.models import Delegation
+from console.models import FleetSample, OperatorAction
+from delegations.models import IN_FLIGHT, Delegation
 from delegations.models import Status as DelegationStatus
 from provisioning.models import ProvisionRun
 from tests.browser.conftest import Desk
@@ -94,10 +95,56 @@ def test_a_viewer_watches_a_start_and_need_not_reload(desk: Desk) -> None:
     line = desk.page.get_by_role("row").filter(has_text=str(row.pk))
     assert "queued" in line.inner_text()
     lease = {"lease_owner": "a worker", "lease_expires_at": timezone.now() + timedelta(hours=1)}
+    desk.page.evaluate("window.isTheSamePage = true")
     run.update(state="running", steps=[{"name": "pulling the image"}], **lease)
     desk.page.get_by_text("pulling the image").wait_for(timeout=60_000)
     run.update(state="succeeded", lease_owner=None, lease_expires_at=None, finished_at=timezone.now())
     line.wait_for(state="detached", timeout=60_000)
+    assert desk.page.evaluate("window.isTheSamePage")  # never loaded anew
+
+
+def test_the_charts_of_the_last_day_follow_without_a_reload(desk: Desk) -> None:
+    now = timezone.now()
+    for back in range(0, 1440, 15):
+        wave = {f"delegations.{one}": (back // 15 + place) % 9 for place, one in enumerate(sorted(IN_FLIGHT))}
+        values = {"completed": 2000 - back, "failed": 100 - back // 15, "jobs_failed": 90 - back // 20}
+        FleetSample.objects.create(at=now - timedelta(minutes=back), values=wave | values)
+    desk.log_in("viewer")
+    desk.picture("home-with-charts")
+    stuck = desk.page.get_by_text("stuck", exact=False).first
+    stuck.wait_for()
+    links = desk.page.locator("#numbers a")
+    links.nth(2).focus()
+    held = links.nth(2).get_attribute("href")
+    FleetSample.objects.create(at=timezone.now(), values={f"delegations.{DelegationStatus.STUCK}": 77})
+    WorkspaceFactory(name="late", status=Status.FAILED, last_sample_error="no image")
+    desk.page.get_by_text("77 stuck").wait_for(timeout=60_000)
+    drawn = desk.page.evaluate(
+        "Object.values(Chart.instances).map(one => one.data.datasets.at(-1).data.at(-1))"
+    )
+    assert drawn[0] == 77
+    assert len(drawn) == 3  # none left behind by the rounds
+    assert desk.page.evaluate("document.activeElement.getAttribute('href')") == held
+    desk.go("/console/delegations/delegation/")
+    desk.picture("delegations-with-charts")
+
+
+def test_who_is_logged_out_is_led_to_the_login(desk: Desk) -> None:
+    desk.log_in("viewer")
+    Session.objects.all().delete()
+    desk.page.wait_for_url("**/console/login/**", timeout=60_000)
+
+
+def test_a_server_that_does_not_answer_is_told(desk: Desk) -> None:
+    desk.log_in("viewer")
+    desk.page.get_by_text("As of").wait_for(timeout=60_000)
+    desk.page.route("**/console/", lambda route: route.abort())
+    desk.page.get_by_text("The server does not answer; this is what it said last.").first.wait_for(
+        timeout=60_000
+    )
+    desk.page.unroute("**/console/")
+    desk.page.get_by_text("As of").wait_for(timeout=60_000)
+    desk.complaints.clear()  # the refusals above are in the console too
 
 
 def test_a_viewer_finds_the_broken_one_in_the_tree(desk: Desk) -> None:
