@@ -30,6 +30,7 @@ class Job(StrEnum):
     DELEGATIONS_OF_REMOVED = "delegations.of_removed"
     IMAGE_REFRESH = "provisioning.image_refresh"
     MEMORY_DELIVER = "memory.deliver"
+    REPAIR = "console.repair"
 
     LIVENESS_BACKSTOP = "liveness-backstop"
     HEALTH_SWEEP = "health-sweep"
@@ -53,6 +54,7 @@ class Job(StrEnum):
     MEMORY_EMBED_PENDING = "memory-embed-pending"
     DELEGATION_SWEEPER = "delegation-sweeper"
     FLEET_SAMPLER = "fleet-sampler"
+    REPAIRS = "repairs"
 
     QUEUE_PROBE = "queue-probe"
 
@@ -74,6 +76,7 @@ QUEUES: dict[Job, str] = {
     Job.DELEGATIONS_OF_REMOVED: "delegations",
     Job.IMAGE_REFRESH: "images",
     Job.MEMORY_DELIVER: "bulk",
+    Job.REPAIR: "teardown",
 }
 
 SWEEPS = "sweeps"
@@ -105,6 +108,7 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.MEMORY_EMBED_PENDING: 30,
     Job.DELEGATION_SWEEPER: "DELEGATION_SWEEPER_INTERVAL_S",
     Job.FLEET_SAMPLER: 60,
+    Job.REPAIRS: 30,
 }
 
 # Sweep -> whether it has something to do in this deployment; filled by its room in ready(). Without an entry

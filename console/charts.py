@@ -70,7 +70,7 @@ def fleet_charts(now: datetime) -> list[Chart]:
 
 
 def samples(now: datetime) -> Samples:
-    """(start, values) of each quarter of an hour of the last day, by its last sample; None where there is none."""
+    """(start, values) of each quarter of an hour of the last day, by its last sample; None: there is none."""
     start = Func(
         Value(BIN, output_field=DurationField()),
         F("at"),

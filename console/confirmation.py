@@ -21,6 +21,7 @@ from console.services.audit import REASON_CHARS, Asked, Told, act
 
 CHANGED = "What would be touched has changed since the page was shown. Look again."
 _LEVELS = {
+    Outcome.STARTED: messages.INFO,
     Outcome.DONE: messages.SUCCESS,
     Outcome.PARTLY: messages.WARNING,
     Outcome.REFUSED: messages.WARNING,
@@ -106,7 +107,7 @@ def confirm(
         except BadRequest as error:
             told = Told(error.text, Outcome.REFUSED)
         messages.add_message(request, _LEVELS[told.outcome], told.text)
-        return HttpResponseRedirect(back)
+        return HttpResponseRedirect(told.page or back)
     if form.is_bound and "seen" in form.errors:  # the new page is what the next POST confirms
         messages.error(request, CHANGED)
         form = ConfirmForm(

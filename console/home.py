@@ -152,7 +152,7 @@ def _jobs() -> dict[str, Any]:
 
 
 def _waiting() -> dict[str, int | str]:
-    """Messages in each queue of Celery that no worker has taken; its tick, the last probe, tells their age."""
+    """Messages of each queue that no worker has taken; its tick, the last probe, tells their age."""
     names = queues()
     try:
         with client().pipeline(transaction=False) as asked:

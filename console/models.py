@@ -1,13 +1,14 @@
-"""What operators did in the console, one row per action, written before it begins; and how the fleet was, one
-row per minute.
+"""What operators did in the console, one row per action, written before it begins; repairs under way; and how
+the fleet was, one row per minute.
 
-Source: docs/reference/console.md, Audit and Charts.
+Source: docs/reference/console.md, Audit, Repair of leaks, Charts.
 """
 
 from __future__ import annotations
 
 from uuid import uuid4
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
@@ -69,6 +70,47 @@ class OperatorAction(models.Model):
 
     def __str__(self) -> str:
         return f"{self.verb} {self.object_name or self.object_id} by {self.actor}"
+
+
+class Repair(models.Model):
+    """A removal of leaks that was confirmed: the workspaces that may go, whatever process works on it.
+
+    `id` is that of its record in `operator_actions`, which stays `started` until this has ended. How far it
+    is, the workspaces themselves tell.
+    """
+
+    id = models.UUIDField(primary_key=True, editable=False)
+    actor = models.TextField()
+    options = models.JSONField()
+    fingerprint = models.TextField()  # of the plan that was confirmed
+    workspace_ids = ArrayField(models.UUIDField())
+    has_begun = models.BooleanField(default=False)  # the confirmed plan was still true
+    failures = models.JSONField(default=dict)  # id -> why it was not removed
+    leftovers = ArrayField(models.TextField(), default=list)  # compute of removed ones that still ran
+    freed_vcpus = models.FloatField(default=0)
+    note = models.TextField(default="")  # what it waits for
+    stop_asked_by = models.TextField(default="")
+    lease_owner = models.UUIDField(null=True)
+    lease_expires_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "operator_repairs"
+        constraints = [
+            models.CheckConstraint(
+                name="operator_repairs_lease",
+                condition=Q(lease_owner=None, lease_expires_at=None)
+                | Q(lease_owner__isnull=False, lease_expires_at__isnull=False, ended_at=None),
+            ),
+            models.CheckConstraint(
+                name="operator_repairs_of_somebody", condition=~Q(actor="") & Q(workspace_ids__len__gt=0)
+            ),
+        ]
+        indexes = [models.Index("created_at", name="operator_repairs_open", condition=Q(ended_at=None))]
+
+    def __str__(self) -> str:
+        return f"repair of {len(self.workspace_ids)} workspace(s) by {self.actor}"
 
 
 class FleetSample(models.Model):

@@ -8,24 +8,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from django import forms
+from django.contrib import messages
 from django.contrib.admin.sites import AdminSite
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils.http import urlencode
 from unfold.widgets import UnfoldAdminIntegerFieldWidget, UnfoldBooleanSwitchWidget
 
 from config.errors import DomainError
 from console.confirmation import Preview, Subject, confirm
-from console.models import Outcome
-from console.object_pages import age, short
-from console.services.audit import Told
+from console.models import OperatorAction, Outcome, Repair
+from console.object_pages import age, short, table
+from console.services.audit import Asked, Told
+from console.services.repairs import Progress, progress, start_repair, stop_repair
 from provisioning.duplicate_rules import CleanupPlan, Member, Options, Verdict, verdicts
-from provisioning.services import duplicates
-from provisioning.services.duplicates import DEFAULT_MAX, clean_up_duplicates, plan_cleanup
+from provisioning.services.duplicates import plan_cleanup
+from workspaces.models import Workspace
 
-BUDGET_S = 50.0  # of one removal: the proxy in front waits longer; what is left is removed by the next one
 SHOWN = 500
 HEADERS = (
     "Copies of",
@@ -81,9 +86,10 @@ def repair_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
     found = _planned(options) if form.is_valid() else _Planned(None, "These options make no plan.")
     preview = _preview(found, may_act=may_act)
 
-    def remove(asked: Any) -> Told:
+    def remove(asked: Asked) -> Told:
         assert found.plan is not None
-        return _removed(options, found.plan.fingerprint, actor=asked.actor)
+        row = start_repair(asked.id, asked.actor, options, found.plan)
+        return Told("The removal is under way.", Outcome.STARTED, page=_page(row.pk))
 
     return confirm(
         request,
@@ -94,7 +100,11 @@ def repair_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
         does=remove,
         back=request.get_full_path() if request.method == "POST" else _list(),
         template="console/repair.html",
-        shown_besides={"options_form": form, "plan_hash": found.plan.fingerprint if found.plan else ""},
+        shown_besides={
+            "under_way": [(one, _page(one.pk)) for one in Repair.objects.filter(ended_at=None)],
+            "options_form": form,
+            "plan_hash": found.plan.fingerprint if found.plan else "",
+        },
     )
 
 
@@ -110,13 +120,12 @@ def _preview(found: _Planned, *, may_act: bool) -> Preview:
         return Preview("Repair leaks", "There is no plan.", refusal=found.refusal)
     plan = found.plan
     counted = verdicts(plan)
-    goes = min(len(plan.removable), DEFAULT_MAX)
+    goes = len(plan.removable)
     vcpus = sum(member.facts.vcpus for member in plan.removable)
     rows = list(_rows(plan))
     says = (
         f"{len(plan.groups)} group(s) of copies: {counted[Verdict.REMOVE]} to remove ({vcpus:g} vCPU), "
-        f"{counted[Verdict.BLOCKED]} blocked, {counted[Verdict.KEEP]} kept. "
-        f"At most {DEFAULT_MAX} are removed at a time; then the next plan is shown."
+        f"{counted[Verdict.BLOCKED]} blocked, {counted[Verdict.KEEP]} kept."
     )
     refusal = ""
     if not goes:
@@ -157,27 +166,51 @@ def _row(of: str, member: Member) -> tuple[Any, ...]:
     )
 
 
-def _removed(options: Options, fingerprint: str, *, actor: str) -> Told:
-    done = clean_up_duplicates(
-        options, fingerprint=fingerprint, limit=DEFAULT_MAX, actor=f"console:{actor}", budget_s=BUDGET_S
-    )
-    return Told(_told(done), Outcome.PARTLY if done.failures or done.pending else Outcome.DONE)
+def progress_page(request: HttpRequest, site: AdminSite, repair_id: UUID) -> HttpResponse:
+    """How far a removal is; a POST of who may stops it after the batch that is under way."""
+    row = get_object_or_404(Repair, pk=repair_id)
+    if request.method == "POST":
+        if not request.user.has_perm("console.administer"):
+            raise PermissionDenied
+        is_open = stop_repair(row.pk, request.user.get_username())
+        messages.info(request, "It stops after the few under way." if is_open else "It has ended already.")
+        return HttpResponseRedirect(_page(row.pk))
+    found = progress(row)
+    record = OperatorAction.objects.filter(pk=row.pk).first()
+    context = {
+        **site.each_context(request),
+        "title": "Removal of leaks",
+        "repair": row,
+        "progress": found,
+        "percent": 100 * found.gone // found.total,
+        "record": record,
+        "table": table("", ("Name", "Workspace", "State"), list(_states(row, found))),
+        "may_stop": row.ended_at is None and request.user.has_perm("console.administer"),
+        "back": f"{reverse('admin:workspaces_workspace_repair')}?{urlencode(_given(row.options))}",
+    }
+    return TemplateResponse(request, "console/repair_progress.html", context)
 
 
-def _told(done: duplicates.Outcome) -> str:
-    parts = [f"{len(done.removed)} removed, {done.freed_vcpus:g} vCPU freed, {done.remaining} remain."]
-    if done.failures:
-        named = ", ".join(f"{one['workspace_id']} ({one['error']})" for one in done.failures)
-        parts.append(f"Not removed: {named}.")
-    if done.pending:
-        parts.append(f"Their stop is still owed: {', '.join(map(str, done.pending))}.")
-    if done.leftovers is None:
-        parts.append("What still runs could not be listed; look again later.")
-    elif done.leftovers:
-        parts.append(f"Still running: {', '.join(done.leftovers)}.")
-    if done.removed:
-        parts.append(f"Removed: {', '.join(map(str, done.removed))}.")
-    return " ".join(parts)
+def _states(row: Repair, found: Progress) -> Iterator[tuple[str, str, str]]:
+    names = dict(Workspace.objects.filter(pk__in=row.workspace_ids).values_list("pk", "name"))
+    left, pending = set(found.left), set(found.pending)
+    for one in row.workspace_ids[:SHOWN]:
+        state = "removed"
+        if one in left:
+            state = row.failures.get(str(one)) or ("waits" if row.ended_at is None else "not removed")
+        elif one in pending:
+            state = "removed, its stop is still owed"
+        yield names.get(one, "—"), str(one), state
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The address of the same options."""
+    flags = {name: "on" for name in ("include_live", "allow_data_loss") if options[name]}
+    return flags | ({"stale_days": options["stale_days"]} if options["stale_days"] else {})
+
+
+def _page(repair_id: UUID) -> str:
+    return reverse("admin:workspaces_workspace_repair_progress", args=[repair_id])
 
 
 def _list() -> str:

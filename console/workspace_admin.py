@@ -17,7 +17,7 @@ from config.errors import DomainError
 from console.confirmation import Preview, Subject, confirm, digest
 from console.fleet import VERBS, Verb
 from console.object_pages import ObjectPage, age, page_of, short, table
-from console.repair import repair_page
+from console.repair import progress_page, repair_page
 from console.timeline import timeline
 from console.tree import tree_data, tree_page
 from console.workspace_filters import RuntimeFilter, StatusFilter, TierFilter, TroubleFilter
@@ -98,11 +98,16 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
             name="workspaces_workspace_act",
         )
         repair = path("repair/", self.admin_site.admin_view(self.repair), name="workspaces_workspace_repair")
+        progress = path(
+            "repair/<uuid:repair_id>/",
+            self.admin_site.admin_view(self.repair_progress),
+            name="workspaces_workspace_repair_progress",
+        )
         tree = path("tree/", self.admin_site.admin_view(self.tree), name="workspaces_workspace_tree")
         data = path(
             "tree/data/", self.admin_site.admin_view(self.tree_data), name="workspaces_workspace_tree_data"
         )
-        return [acts, repair, tree, data, *super().get_urls()]
+        return [acts, repair, progress, tree, data, *super().get_urls()]
 
     def buttons(self, request: HttpRequest, row: Workspace) -> list[dict[str, Any]]:
         return [
@@ -171,6 +176,11 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
         if not self.has_view_permission(request):
             raise PermissionDenied
         return repair_page(request, self.admin_site)
+
+    def repair_progress(self, request: HttpRequest, repair_id: UUID) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return progress_page(request, self.admin_site, repair_id)
 
     def tree(self, request: HttpRequest) -> HttpResponse:
         if not self.has_view_permission(request):

@@ -6,7 +6,8 @@ Source: docs/reference/console.md, Audit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
 
 import structlog
 from django.db.models.functions import Now
@@ -32,14 +33,19 @@ class Asked:
     reason: str
     object_name: str = ""
     client_address: str = ""
+    id: UUID = field(default_factory=uuid4)  # the record's
 
 
 @dataclass(frozen=True)
 class Told:
-    """What became of it, in a sentence for people."""
+    """What became of it, in a sentence for people.
+
+    `started`: it goes on without this process, `page` shows how far it is, and who ends it calls `end`.
+    """
 
     text: str
     outcome: Outcome = Outcome.DONE
+    page: str = ""
 
 
 def act(asked: Asked, verb: Callable[[], Told]) -> Told:
@@ -52,7 +58,8 @@ def act(asked: Asked, verb: Callable[[], Told]) -> Told:
     reason = asked.reason.strip()
     if not reason or len(reason) > REASON_CHARS:
         raise BadRequest(f"a reason of 1 to {REASON_CHARS} characters is needed")
-    row = OperatorAction.objects.create(
+    OperatorAction.objects.create(
+        id=asked.id,
         actor=asked.actor,
         client_address=asked.client_address,
         verb=asked.verb,
@@ -66,20 +73,22 @@ def act(asked: Asked, verb: Callable[[], Told]) -> Told:
     except DomainError as error:
         told = Told(error.text, Outcome.REFUSED if error.status < 500 else Outcome.FAILED)
     except Exception as error:
-        _end(row, Told(f"an error of the server: {type(error).__name__}", Outcome.FAILED))
+        end(asked.id, Told(f"an error of the server: {type(error).__name__}", Outcome.FAILED))
         raise
-    _end(row, told)
+    if told.outcome != Outcome.STARTED:
+        end(asked.id, told)
     return told
 
 
-def _end(row: OperatorAction, told: Told) -> None:
-    rows = OperatorAction.objects.filter(pk=row.pk, outcome=Outcome.STARTED)
-    update_returning(rows, outcome=told.outcome, result=told.text[:RESULT_CHARS], ended_at=Now())
-    log.info(
-        "console.action",
-        action_id=str(row.pk),
-        actor=row.actor,
-        verb=row.verb,
-        object_id=row.object_id,
-        outcome=str(told.outcome),
-    )
+def end(action_id: UUID, told: Told) -> None:
+    """The second write of a record; of one that has ended already nothing changes."""
+    rows = OperatorAction.objects.filter(pk=action_id, outcome=Outcome.STARTED)
+    for row in update_returning(rows, outcome=told.outcome, result=told.text[:RESULT_CHARS], ended_at=Now()):
+        log.info(
+            "console.action",
+            action_id=str(row.pk),
+            actor=row.actor,
+            verb=row.verb,
+            object_id=row.object_id,
+            outcome=row.outcome,
+        )

@@ -96,11 +96,12 @@ def clean_up_duplicates(
     actor: str,
     budget_s: float | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> Outcome:
     """Remove up to `limit` of what the plan `fingerprint` calls removable (of `ids`, when given).
 
-    Safe to repeat. Raises Conflict when the plan is no longer true, names what it does not remove, or another
-    cleanup runs; Unavailable when the backend cannot tell what runs.
+    `goes_on` is asked before every few. Safe to repeat. Raises Conflict when the plan is no longer true, names
+    what it does not remove, or another cleanup runs; Unavailable when the backend cannot tell what runs.
     """
     outside_transaction()
     with try_lock(LOCK) as mine:
@@ -110,7 +111,7 @@ def clean_up_duplicates(
         if plan.fingerprint != fingerprint:
             raise Conflict("the plan has changed; look at the new one", plan=plan.fingerprint)
         wanted = _chosen(plan, ids)
-        return _apply(wanted[:limit], len(wanted), actor, budget_s, on_progress)
+        return _apply(wanted[:limit], len(wanted), actor, budget_s, on_progress, goes_on)
 
 
 def _chosen(plan: CleanupPlan, ids: Sequence[UUID] | None) -> list[Member]:
@@ -130,12 +131,13 @@ def _apply(
     actor: str,
     budget_s: float | None,
     on_progress: Callable[[int, int], None],
+    goes_on: Callable[[], bool],
 ) -> Outcome:
     outcome = Outcome()
     deadline = time.monotonic() + budget_s if budget_s else None
     for start in range(0, len(members), AT_ONCE):
         left = deadline - time.monotonic() if deadline else BUDGET_S
-        if left <= 0:
+        if left <= 0 or not goes_on():
             break
         batch = [member for member in members[start : start + AT_ONCE] if _remove(member, actor, outcome)]
         teardown([member.row.id for member in batch], budget_s=min(left, BUDGET_S))

@@ -13,11 +13,15 @@ from django.utils import timezone
 
 from config.locks import try_lock
 from console.confirmation import CHANGED
-from console.models import OperatorAction
+from console.models import OperatorAction, Repair
+from console.services import repairs
+from console.services.repairs import STALE, carry_on, ring_for_open_repairs
+from console.tasks import repair as repair_task
 from provisioning import dispatch
 from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.backends.memory import InMemoryBackend
 from provisioning.services import duplicates
+from tests.conftest import at_once
 from tests.console.conftest import login, text_of
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace
@@ -81,23 +85,158 @@ def test_it_shows_what_stays_what_goes_and_why():
 
 def test_what_was_shown_is_removed_and_recorded():
     _, first, second = copies(2)
-    answer = repair(login("administrator"), "remove 2")
-    assert "2 removed, 0 vCPU freed, 0 remain." in answer.content.decode()
-    assert "There is nothing to remove." in answer.content.decode()  # the next plan
+    browser = login("administrator")
+    answer = repair(browser, "remove 2")
+    assert "0 of 2 workspace(s) are gone" in answer.content.decode()
+    row = Repair.objects.get()
+    assert answer.redirect_chain[-1][0] == f"{PAGE}{row.pk}/"
+    assert "is under way" in text_of(browser.get(PAGE))
+    repair_task(str(row.pk))
+    html = text_of(browser.get(f"{PAGE}{row.pk}/"))
+    assert "Ended: done." in html
+    assert "2 of 2 workspace(s) are gone" in html
     assert living() == {"Team", "Dev"}
     record = OperatorAction.objects.get()
-    assert (record.verb, record.outcome, record.reason) == ("workspaces.repair", "done", "the imports leaked")
+    assert (record.pk, record.verb, record.outcome) == (row.pk, "workspaces.repair", "done")
+    assert (record.reason, record.actor) == ("the imports leaked", "a-administrator")
     assert {str(first.pk), str(second.pk)} <= set(re.findall(r"[0-9a-f-]{36}", record.result))
+    assert "There is nothing to remove." in text_of(browser.get(PAGE))
 
 
-def test_seventy_two_leaked_children_go_in_four_rounds():
+def test_seventy_two_leaked_children_go_by_one_confirmation():
     copies(72)
-    browser = login("administrator")
-    for goes, remain in ((20, 52), (20, 32), (20, 12), (12, 0)):
-        answer = repair(browser, f"remove {goes}")
-        assert f"{goes} removed, 0 vCPU freed, {remain} remain." in answer.content.decode()
+    repair(login("administrator"), "remove 72")
+    carry_on(Repair.objects.get().pk)
     assert living() == {"Team", "Dev"}
-    assert OperatorAction.objects.filter(outcome="done").count() == 4
+    assert OperatorAction.objects.get().outcome == "done"
+    assert "72 of 72 removed" in OperatorAction.objects.get().result
+
+
+class Killed(BaseException):
+    """A worker's process ends between two statements."""
+
+
+def confirmed(number: int) -> Repair:
+    repair(login("administrator"), f"remove {number}")
+    return Repair.objects.get()
+
+
+def let_the_lease_run_out(row: Repair) -> None:
+    Repair.objects.filter(pk=row.pk).update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+
+
+def test_a_worker_that_dies_is_followed_by_another(monkeypatch: pytest.MonkeyPatch):
+    copies(9)
+    row = confirmed(9)
+    real, calls = duplicates.teardown, []
+
+    def dies(*args: Any, **kwargs: Any) -> int:
+        calls.append(args)
+        if len(calls) == 2:
+            raise Killed
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(duplicates, "teardown", dies)
+    with pytest.raises(Killed):
+        carry_on(row.pk)
+    assert len(living()) == 2 + 9 - 6
+    carry_on(row.pk)  # doubled message: the dead one's lease still holds
+    assert len(living()) == 2 + 9 - 6
+    assert ring_for_open_repairs() == 0
+    let_the_lease_run_out(row)
+    assert ring_for_open_repairs() == 1
+    carry_on(row.pk)
+    assert living() == {"Team", "Dev"}
+    # What the dead one had removed and not stopped is still owed; the sweep of workspaces goes on with it.
+    assert OperatorAction.objects.get().outcome == "partly"
+    assert "9 of 9 removed" in OperatorAction.objects.get().result
+    assert "Their stop is still owed" in OperatorAction.objects.get().result
+
+
+def test_it_stops_when_asked_after_the_few_under_way(monkeypatch: pytest.MonkeyPatch):
+    copies(9)
+    row = confirmed(9)
+    browser = login("administrator", name="another")
+    real = duplicates.teardown
+
+    def asks(*args: Any, **kwargs: Any) -> int:
+        browser.post(f"{PAGE}{row.pk}/")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(duplicates, "teardown", asks)
+    carry_on(row.pk)
+    assert len(living()) == 2 + 9 - 3
+    record = OperatorAction.objects.get()
+    assert record.outcome == "partly"
+    assert record.result.startswith("3 of 9 removed, 0 vCPU freed. Stopped by another.")
+    html = text_of(browser.post(f"{PAGE}{row.pk}/", follow=True))
+    assert "It has ended already." in html
+
+
+@pytest.mark.parametrize("role", ["viewer", "operator"])
+def test_only_an_administrator_stops_it(role: str):
+    copies(2)
+    row = confirmed(2)
+    browser = login(role)
+    assert "Waits for a worker." in text_of(browser.get(f"{PAGE}{row.pk}/"))
+    assert browser.post(f"{PAGE}{row.pk}/").status_code == 403
+    assert login(None).get(f"{PAGE}{row.pk}/").status_code == 403
+    assert Repair.objects.get().stop_asked_by == ""
+
+
+def test_a_plan_that_is_no_longer_true_when_its_turn_comes_removes_nothing():
+    _, first, _ = copies(2)
+    row = confirmed(2)
+    Workspace.objects.filter(pk=first.pk).update(active_tasks=1)
+    carry_on(row.pk)
+    assert len(living()) == 4
+    record = OperatorAction.objects.get()
+    assert (record.outcome, record.result) == ("refused", STALE)
+
+
+def test_who_came_back_to_life_meanwhile_is_kept_and_the_others_go(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(repairs, "DEFAULT_MAX", 3)
+    *_, last = copies(6)
+    row = confirmed(6)
+    real = duplicates.teardown
+
+    def wakes(*args: Any, **kwargs: Any) -> int:
+        Workspace.objects.filter(pk=last.pk).update(status=Status.ONLINE, last_heartbeat_at=timezone.now())
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(duplicates, "teardown", wakes)
+    carry_on(row.pk)
+    assert living() == {"Team", "Dev", last.name}
+    record = OperatorAction.objects.get()
+    assert record.outcome == "partly"
+    assert f"Not removed: {last.pk} ({repairs.CHANGED})." in record.result
+
+
+def test_nobody_goes_who_was_not_confirmed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(repairs, "DEFAULT_MAX", 3)
+    first, *_ = copies(4)
+    row = confirmed(4)
+    real, made = duplicates.teardown, []
+
+    def one_more(*args: Any, **kwargs: Any) -> int:
+        if not made:
+            past = timezone.now() - timedelta(days=8)
+            made.append(WorkspaceFactory(name="Dev (9)", parent=first.parent, status=Status.OFFLINE))
+            Workspace.objects.filter(pk=made[0].pk).update(created_at=past, status_changed_at=past)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(duplicates, "teardown", one_more)
+    carry_on(row.pk)
+    assert living() == {"Team", "Dev", "Dev (9)"}
+    assert OperatorAction.objects.get().outcome == "done"
+
+
+def test_two_workers_at_once_do_it_once():
+    copies(6)
+    row = confirmed(6)
+    at_once(*[lambda: carry_on(row.pk)] * 4)
+    assert living() == {"Team", "Dev"}
+    assert OperatorAction.objects.get().outcome == "done"
 
 
 @pytest.mark.parametrize(
@@ -119,30 +258,28 @@ def test_a_plan_that_has_changed_is_shown_again():
     assert len(living()) == 4
 
 
-def test_a_plan_that_changes_under_the_hand_is_refused(monkeypatch: pytest.MonkeyPatch):
-    """Between the page's look and the removal the verb's own look decides."""
-    _, first, _ = copies(2)
-    from console import confirmation
-
-    real = confirmation.act
-
-    def busy(asked: Any, verb: Any) -> Any:
-        Workspace.objects.filter(pk=first.pk).update(active_tasks=1)
-        return real(asked, verb)
-
-    monkeypatch.setattr(confirmation, "act", busy)
-    repair(login("administrator"), "remove 2")
-    assert len(living()) == 4
-    assert OperatorAction.objects.get().outcome == "refused"
-
-
-def test_two_operators_at_once_do_not_remove_twice():
+def test_while_another_cleanup_runs_it_waits_and_in_the_end_gives_up():
     copies(2)
-    browser = login("administrator")
+    row = confirmed(2)
     with try_lock(duplicates.LOCK):
-        answer = repair(browser, "remove 2")
-    assert "another cleanup is running" in answer.content.decode()
+        carry_on(row.pk)
+        assert "Waits: another cleanup is running." in text_of(login("viewer").get(f"{PAGE}{row.pk}/"))
+        assert OperatorAction.objects.get().outcome == "started"
+        Repair.objects.update(created_at=timezone.now() - repairs.PATIENCE - timedelta(seconds=1))
+        carry_on(row.pk)
     assert len(living()) == 4
+    assert OperatorAction.objects.get().outcome == "failed"
+    assert ring_for_open_repairs() == 0
+
+
+def test_a_repair_that_waited_goes_on_when_rung_for():
+    copies(2)
+    row = confirmed(2)
+    with try_lock(duplicates.LOCK):
+        carry_on(row.pk)
+    assert ring_for_open_repairs() == 1
+    carry_on(row.pk)
+    assert living() == {"Team", "Dev"}
 
 
 @pytest.mark.parametrize("role", ["viewer", "operator"])
@@ -169,6 +306,7 @@ def test_options_make_another_plan_and_stay_with_it():
     assert "There is nothing to remove." in text_of(browser.get(PAGE))
     with_days = f"{PAGE}?stale_days=30"
     repair(browser, "remove 1", with_days)
+    carry_on(Repair.objects.get().pk)
     assert living() == {"Team"}
     assert "These options make no plan." in text_of(browser.get(f"{PAGE}?stale_days=0"))
 
