@@ -100,8 +100,8 @@ def clean_up_duplicates(
 ) -> Outcome:
     """Remove up to `limit` of what the plan `fingerprint` calls removable (of `ids`, when given).
 
-    `goes_on` is asked before every few. Safe to repeat. Raises Conflict when the plan is no longer true, names
-    what it does not remove, or another cleanup runs; Unavailable when the backend cannot tell what runs.
+    `goes_on` is asked before every few. Safe to repeat. Raises Conflict when the plan is no longer true,
+    names what it does not remove, or another cleanup runs; Unavailable when the backend cannot tell what runs.
     """
     outside_transaction()
     with try_lock(LOCK) as mine:
