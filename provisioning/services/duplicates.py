@@ -101,7 +101,7 @@ def clean_up_duplicates(
     """Remove up to `limit` of what the plan `fingerprint` calls removable (of `ids`, when given).
 
     `goes_on` is asked before every few. Safe to repeat. Raises Conflict when the plan is no longer true,
-    names what it does not remove, or another cleanup runs; Unavailable when the backend cannot tell what runs.
+    names what it does not remove, or another cleanup runs; Unavailable when nobody can tell what runs.
     """
     outside_transaction()
     with try_lock(LOCK) as mine:
