@@ -10,14 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from config.errors import BadRequest, TooLarge
+from orgimport.nodes import node_name
 from templates.configs import CONFIG_FILE, PROMPT_FILE, text_of
+from templates.copying import BUNDLE_BYTES
 from templates.loader import TemplateError, load_text
 from templates.services import checked_files
 from workspaces.defaults import MAX_TIER, MIN_TIER, default_runtime, known_runtimes
-from workspaces.slugs import NAME_CHARS, ROLE_CHARS, is_template_name, problem
+from workspaces.models import EXTERNAL
+from workspaces.slugs import ROLE_CHARS, problem
 
 SCHEMA = "1.0"
-MAX_DEPTH, MAX_NODES = 12, 500
+MAX_DEPTH, MAX_NODES, MODEL_CHARS = 12, 500, 100
+MAX_FILES = 2000  # of one workspace: what has grown by several uploads of 200 must come in again
 INVALID = "invalid bundle"
 NAMELESS = "bundle name is required"
 
@@ -55,13 +59,11 @@ def _read(given: Any, *, depth: int) -> Bundle:
         raise BadRequest(INVALID, reason="a bundle is an object")
     if depth > MAX_DEPTH:
         raise BadRequest(INVALID, reason=f"deeper than {MAX_DEPTH} levels")
-    name = _text(given, "name").strip()
-    if not name:
-        raise BadRequest(NAMELESS)
+    _check_rest(given)
+    name = _name(given)
     role = _text(given, "description").strip()
-    for wrong in (problem(name, "name", NAME_CHARS), problem(role, "description", ROLE_CHARS)):
-        if wrong:
-            raise BadRequest(INVALID, reason=wrong)
+    if len(role) > ROLE_CHARS:
+        raise BadRequest(INVALID, reason=f"description must be at most {ROLE_CHARS} characters")
     files = _files(given)
     config = _config(files.pop(CONFIG_FILE, None))
     children = _typed(given, "sub_workspaces", list) or []
@@ -70,12 +72,32 @@ def _read(given: Any, *, depth: int) -> Bundle:
         name=name,
         role=role or None,
         tier=_tier(given.get("tier")),
-        runtime=_runtime(text_of((config or {}).get("runtime"))),
-        model=_text(given, "model").strip() or text_of((config or {}).get("model")) or None,
+        runtime=_runtime(config or {}),
+        model=_model(given, config or {}),
         files=files,
         config=config,
         children=tuple(_read(child, depth=depth + 1) for child in children),
     )
+
+
+def _name(given: Mapping[str, Any]) -> str:
+    """A name that a template or a person may have given; what was exported must come in again."""
+    text = _text(given, "name")
+    if not text.strip():
+        raise BadRequest(NAMELESS)
+    name = node_name(text)
+    if not name:
+        raise BadRequest(INVALID, reason="name is too long or holds characters no name may have")
+    return name
+
+
+def _check_rest(given: Mapping[str, Any]) -> None:
+    """What is no part of a new workspace, and must not be nonsense either."""
+    if given.get("schema") not in (None, SCHEMA):
+        raise BadRequest(INVALID, reason=f"schema must be {SCHEMA}")
+    if not all(isinstance(one, Mapping) for one in _typed(given, "tools", list) or []):
+        raise BadRequest(INVALID, reason="tools must be objects")
+    _typed(given, "agent_card", Mapping)
 
 
 def _files(given: Mapping[str, Any]) -> dict[str, bytes]:
@@ -84,18 +106,28 @@ def _files(given: Mapping[str, Any]) -> dict[str, bytes]:
         texts[PROMPT_FILE] = prompt
     for skill in _typed(given, "skills", list) or []:
         skill_id = skill.get("id") if isinstance(skill, Mapping) else None
-        if not isinstance(skill_id, str) or not is_template_name(skill_id):
+        if not isinstance(skill_id, str) or not _is_one_step(skill_id):
             raise BadRequest(INVALID, reason="skills need an id that is a plain name")
         for path, text in _texts(_typed(skill, "files", Mapping) or {}).items():
-            if path.startswith("/"):
+            if not path or path.startswith("/"):
                 raise BadRequest(INVALID, reason="invalid path")
             texts[f"skills/{skill_id}/{path}"] = text
     try:
-        return checked_files(texts) if texts else {}
+        files = checked_files(texts, most=MAX_FILES) if texts else {}
     except TooLarge:
         raise
     except BadRequest as refusal:
         raise BadRequest(INVALID, reason=refusal.text) from None
+    if any(path.startswith(f"{CONFIG_FILE}/") for path in files):
+        raise BadRequest(INVALID, reason=f"{CONFIG_FILE} is a file")
+    if sum(map(len, files.values())) > BUNDLE_BYTES:
+        raise TooLarge(f"files of one workspace together larger than {BUNDLE_BYTES} bytes")
+    return files
+
+
+def _is_one_step(name: str) -> bool:
+    """The name of one folder, whatever it is called; what no path may hold is judged with the path."""
+    return bool(name) and name not in (".", "..") and "/" not in name
 
 
 def _config(content: bytes | None) -> Mapping[str, Any] | None:
@@ -110,11 +142,21 @@ def _config(content: bytes | None) -> Mapping[str, Any] | None:
     return found
 
 
-def _runtime(named: str) -> str:
-    runtime = named.replace("_", "-") or default_runtime()
-    if runtime not in known_runtimes():
+def _runtime(config: Mapping[str, Any]) -> str:
+    named = config.get("runtime")
+    if named is not None and not isinstance(named, str):
+        raise BadRequest(INVALID, reason="unsupported workspace runtime")
+    runtime = (named or "").strip().replace("_", "-") or default_runtime()
+    if runtime != EXTERNAL and runtime not in known_runtimes():
         raise BadRequest(INVALID, reason="unsupported workspace runtime")
     return runtime
+
+
+def _model(given: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
+    model = _text(given, "model").strip() or text_of(config.get("model"))
+    if wrong := problem(model, "model", MODEL_CHARS):
+        raise BadRequest(INVALID, reason=wrong)
+    return model or None
 
 
 def _tier(given: Any) -> int | None:

@@ -106,7 +106,7 @@ class NodeReader:
             if not isinstance(value, Mapping):
                 above.problem(f"{key}[{index}]", "must be a mapping")
                 continue
-            name = _name(value.get("name"))
+            name = node_name(value.get("name"))
             shown = name or f"{key}[{index}]"
             where = f"{path}/{shown}" if path else shown
             if not name:
@@ -230,7 +230,7 @@ def allowed_variables() -> dict[str, str]:
     return dict(declared.values(settings.ORG_IMPORT_ENV_ALLOWLIST))
 
 
-def _name(given: Any) -> str:
+def node_name(given: Any) -> str:
     """The name as stored, '' for one that is none."""
     if not isinstance(given, str):
         return ""

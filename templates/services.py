@@ -42,10 +42,10 @@ def template_id(name: str) -> str:
     return plain[:_ID_CHARS] or "unnamed"
 
 
-def checked_files(files: Mapping[str, str]) -> dict[str, bytes]:
+def checked_files(files: Mapping[str, str], *, most: int = MAX_FILES) -> dict[str, bytes]:
     """Content by plain path. Raises BadRequest or TooLarge, before anything is written."""
-    if len(files) > MAX_FILES:
-        raise BadRequest(f"too many files ({len(files)}), max {MAX_FILES}")
+    if len(files) > most:
+        raise BadRequest(f"too many files ({len(files)}), max {most}")
     checked: dict[str, bytes] = {}
     for path, text in files.items():
         plain = plain_or_refused(path)

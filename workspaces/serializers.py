@@ -88,7 +88,8 @@ def new_workspace(given: dict[str, Any], read_template: ReadTemplate) -> NewWork
     budget = given.get("budget_limit")
     if budget is not None and budget < 0:
         raise BadRequest("budget_limit must be >= 0 (USD cents)")
-    parent_id = _parent(given.get("parent_id"))
+    asked_parent = given.get("parent_id")  # an empty text is no workspace
+    parent_id = None if asked_parent is None else _parent(asked_parent or "none")
     template = (given.get("template") or "").strip() or None
     if template and not is_template_name(template):
         raise BadRequest("invalid template")

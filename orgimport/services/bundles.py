@@ -29,7 +29,6 @@ from workspaces.services import NewWorkspace, create_workspace, remember_config
 log = structlog.get_logger(__name__)
 
 VERSION = "1.0.0"
-_NEVER = ".env"
 
 
 # --- Export
@@ -60,7 +59,7 @@ def _exported(row: Workspace, rows: list[Workspace]) -> dict[str, Any]:
         "schema": SCHEMA,
         "id": str(row.pk),
         "name": row.name,
-        "description": row.role or "",
+        "description": _plain(row.role or ""),
         "tier": row.tier,
         "model": chosen_model(row.pk),
         "system_prompt": texts.pop(PROMPT_FILE, ""),
@@ -68,23 +67,40 @@ def _exported(row: Workspace, rows: list[Workspace]) -> dict[str, Any]:
         "tools": [],
         "prompts": texts,
         "sub_workspaces": [_exported(child, rows) for child in rows if child.parent_id == row.pk],
-        "agent_card": row.agent_card or None,
+        "agent_card": _plain(row.agent_card) or None,
         "author": "",
         "version": VERSION,
     }
 
 
 def _texts_of(row: Workspace) -> dict[str, str]:
-    """Every text file that a bundle may bring back, without what looks like a credential."""
-    texts = {}
+    """Every text file that a bundle may bring back, without what looks like a credential.
+
+    One that has no config.yaml gets one that names its runtime: nothing else in a bundle does.
+    """
+    texts = {CONFIG_FILE: dumped({"name": row.name, "runtime": row.runtime})}
     for path, content in config_files(row).items():
-        if _NEVER in path.split("/"):
+        if _may_hold_secrets(path):
             continue
         try:
-            texts[path] = redacted(content.decode())[0]
+            texts[path] = _plain(content.decode())
         except UnicodeDecodeError:
             log.info("bundle.left_out", workspace_id=str(row.pk), path=path)
     return texts
+
+
+def _may_hold_secrets(path: str) -> bool:
+    """`.env` and its kin (`.env.local`, `prod.env`), files and folders."""
+    return any(part.endswith(".env") or part.startswith(".env.") for part in path.split("/"))
+
+
+def _plain(value: Any) -> Any:
+    """The same JSON value without what looks like a credential."""
+    if isinstance(value, str):
+        return redacted(value)[0]
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list) else value
 
 
 def _skill(skill: str, files: Mapping[str, str]) -> dict[str, Any]:
@@ -172,6 +188,8 @@ def _wanted(bundle: Bundle, parent: UUID | None, at: Point) -> NewWorkspace:
 
 def _contents(bundle: Bundle, row: Workspace) -> dict[str, bytes]:
     """Its files; a config.yaml that came with it says what the workspace is now."""
+    if not row.is_managed:
+        return {}
     if bundle.config is None:
         return dict(bundle.files)
     config = workspace_config(

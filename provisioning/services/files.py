@@ -6,7 +6,7 @@ next start brings, and an edit is kept for that start. Source: docs/reference/fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from uuid import UUID
 
@@ -89,19 +89,32 @@ def read_file(workspace: Workspace, root: str, path: str) -> tuple[bytes, str]:
 
 
 def config_files(workspace: Workspace) -> dict[str, bytes]:
-    """Every file below the config folder that a text file may be as large as, by path.
+    """Every file below the config folder that a text file may be as large as, by path, however deep.
 
     Raises Unavailable when one of them cannot be read: a part would pass for the whole.
     """
     try:
-        entries, _ = list_files(workspace, CONFIGS, "", DEEPEST)
-        paths = [one.path for one in entries if not one.is_folder and one.size <= TEXT_BYTES]
+        files = [one for one in _every(workspace) if not one.is_folder]
+        for one in files:
+            if one.size > TEXT_BYTES:
+                log.info("workspace_file.too_large", workspace_id=str(workspace.pk), path=one.path)
+        paths = [one.path for one in files if one.size <= TEXT_BYTES]
         return {path: read_file(workspace, CONFIGS, path)[0] for path in paths}
     except BackendError as error:
         log.warning(
             "workspace_file.unreadable", workspace_id=str(workspace.pk), error=error.detail or str(error)
         )
         raise Unavailable(NO_STORAGE) from None
+
+
+def _every(workspace: Workspace, path: str = "") -> Iterator[Entry]:
+    """All entries below `path` of the config folder; a listing ends after `DEEPEST` levels, this does not."""
+    entries, _ = list_files(workspace, CONFIGS, path, DEEPEST)
+    top = f"{path}/" if path else ""
+    for one in entries:
+        yield Entry(f"{top}{one.path}", one.size, is_folder=one.is_folder)
+        if one.is_folder and one.path.count("/") == DEEPEST - 1:
+            yield from _every(workspace, f"{top}{one.path}")
 
 
 def write_files(workspace: Workspace, root: str, files: Mapping[str, bytes], *, actor: str) -> str:

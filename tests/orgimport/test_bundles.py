@@ -154,6 +154,12 @@ def test_an_imported_config_says_what_the_workspace_is(backend: InMemoryBackend)
         {"name": "A", "skills": [{"id": "s", "files": {"/etc/x": ""}}]},
         {"name": "A", "prompts": {"config.yaml": "runtime: nope"}},
         {"name": "A", "prompts": {"config.yaml": "["}},
+        {"name": "A", "prompts": {"config.yaml": "runtime: 5"}},
+        {"name": "A", "prompts": {"config.yaml/x": "y"}},
+        {"name": "A", "skills": [{"id": "s", "files": {"": "y"}}]},
+        {"name": "A", "schema": "2.0"}, {"name": "A", "tools": "x"}, {"name": "A", "tools": ["x"]},
+        {"name": "A", "agent_card": "x"}, {"name": "A", "model": "x" * 101}, {"name": "A", "model": "a\nb"},
+        {"name": "A" * 256}, {"name": "A", "skills": [{"id": "..", "files": {}}]},
         {"name": "A", "sub_workspaces": [{"name": "B", "sub_workspaces": [7]}]}, {"name": "a\nb"},
     ],
 )  # fmt: skip
@@ -237,3 +243,72 @@ def test_a_template_is_what_a_workspace_without_storage_exports(
     row = WorkspaceFactory(template="tutor")
     assert exported(row)["system_prompt"] == "Teach."
     assert exported(WorkspaceFactory(name="tutor-like"))["system_prompt"] == ""
+
+
+def test_what_an_org_template_may_be_called_comes_in_again(backend: InMemoryBackend) -> None:
+    row = WorkspaceFactory(name="R&D [core]!")
+    answer = imported(exported(row))
+    assert (answer.status_code, answer.json()["name"]) == (201, "R&D [core]! (2)")
+
+
+def test_a_workspace_that_runs_elsewhere_stays_one(backend: InMemoryBackend) -> None:
+    lead = WorkspaceFactory(name="Lead")
+    WorkspaceFactory(name="Laptop", parent=lead, runtime="external")
+    answer = imported(exported(lead))
+    assert answer.status_code == 201, answer.content
+    (child,) = Workspace.objects.filter(pk=answer.json()["children"][0]["workspace_id"])
+    assert (child.runtime, child.status) == ("external", Status.AWAITING_AGENT)
+    assert not ProvisionRun.objects.filter(workspace_id=child.pk).exists()
+
+
+def test_a_workspace_without_a_config_keeps_its_runtime(backend: InMemoryBackend) -> None:
+    row = WorkspaceFactory(name="Bare", runtime="codex")
+    stored(backend, row, {"system-prompt.md": b"Be."})
+    answer = imported(exported(row))
+    assert Workspace.objects.get(pk=answer.json()["workspace_id"]).runtime == "codex"
+
+
+def test_skills_of_any_name_and_depth_come_in_again(team: Workspace, backend: InMemoryBackend) -> None:
+    deep = "/".join("abcdefghijk")
+    files = {
+        f"skills/s1/{deep}/x.py": b"deep\n",
+        "skills/_priv/SKILL.md": b"p\n",
+        "skills/-d e/SKILL.md": b"q\n",
+    }
+    stored(backend, team, {"config.yaml": b"name: Lead\nruntime: codex\n", **files})
+    body = imported(exported(team)).json()
+    kept = stored_files(Workspace.objects.get(pk=body["workspace_id"]).pk)
+    assert {path: kept[path] for path in files} == files
+
+
+def test_more_files_than_one_upload_holds_come_in_again(team: Workspace, backend: InMemoryBackend) -> None:
+    files = {f"notes/{number}.md": b"n\n" for number in range(203)}
+    stored(backend, team, {"config.yaml": b"name: Lead\nruntime: codex\n", **files})
+    body = imported(exported(team)).json()
+    kept = stored_files(Workspace.objects.get(pk=body["workspace_id"]).pk)
+    assert files.keys() <= kept.keys()
+
+
+def test_no_part_of_a_bundle_shows_a_credential(team: Workspace, backend: InMemoryBackend) -> None:
+    Workspace.objects.filter(pk=team.pk).update(
+        role=f"uses {KEY}", agent_card={"name": "x", "skills": [{"note": KEY}]}
+    )
+    files = {
+        ".env.local": KEY.encode(),
+        "pw.env": b"hush-hush",
+        "app/.env.production/x": b"hush-hush",
+        "envoy.md": b"shown\n",
+    }
+    stored(backend, team, {"config.yaml": b"name: Lead\nruntime: codex\n", **files})
+    bundle = exported(team)
+    assert KEY not in str(bundle)
+    assert "hush-hush" not in str(bundle)
+    assert bundle["description"].startswith("uses [REDACTED:")
+    assert bundle["agent_card"]["name"] == "x"
+    assert sorted(bundle["prompts"]) == ["config.yaml", "envoy.md"]
+
+
+def test_files_too_large_together_are_refused_before_anything_is_made(backend: InMemoryBackend) -> None:
+    files = {f"f{number}.md": "x" * 1024 * 1024 for number in range(17)}
+    answer = imported({"name": "A", "prompts": files})
+    assert (answer.status_code, Workspace.objects.count()) == (413, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import http.client
+import re
 import socket
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from tests.stack.running import Answer, ask, eventually
 from tests.stack.small import Small
 from uploads.limits import MAX_REQUEST_BYTES
 
+ASIDE = {"tests", "stack", "agent", "bench"}
 ID = "11111111-2222-3333-4444-555555555555"
 
 
@@ -207,6 +209,23 @@ def test_headers_that_command_line_clients_look_for_have_their_usual_spelling(do
         assert answer.count(line) == 1
     assert b"retry-after" not in answer
     assert b"Retry-After" not in raw_answer(door, "/health")
+
+
+def test_every_header_of_ours_is_spelled_by_the_door() -> None:
+    """The servers behind it send small letters; what the template does not name stays so."""
+    asked = {
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "X-Forwarded-Proto",
+        "X-Molecule-Org-Id",
+        "X-Accel-Buffering",
+    }
+    rooms = [one for one in PROJECT.iterdir() if (one / "__init__.py").is_file() and one.name not in ASIDE]
+    texts = [path.read_text() for room in rooms for path in room.rglob("*.py")]
+    sent = {name for text in texts for name in re.findall(r'"(X-[A-Za-z-]+)"', text)} - asked
+    template = TEMPLATE.read_text()
+    assert "X-Templates-Broken" in sent
+    assert {name for name in sent if f"add_header {name} " not in template} == set()
 
 
 def test_a_header_too_large_is_a_431(door: Door) -> None:
