@@ -10,6 +10,7 @@ from config.admin import ReadOnlyAdmin
 
 @admin.register(QueueItem)
 class QueueItemAdmin(ReadOnlyAdmin[QueueItem]):
+    of_workspace = ("workspace_id",)
     list_display = (
         "enqueued_at",
         "workspace",

@@ -10,6 +10,7 @@ from config.admin import ReadOnlyAdmin
 
 @admin.register(WorkspaceAuthToken)
 class WorkspaceAuthTokenAdmin(ReadOnlyAdmin[WorkspaceAuthToken]):
+    of_workspace = ("workspace_id",)
     list_display = ("prefix", "workspace", "kind", "generation", "created_at", "last_used_at", "revoked_at")
     list_filter = ("kind",)
     list_select_related = ("workspace",)
@@ -20,6 +21,7 @@ class WorkspaceAuthTokenAdmin(ReadOnlyAdmin[WorkspaceAuthToken]):
 
 @admin.register(OrgApiToken)
 class OrgApiTokenAdmin(ReadOnlyAdmin[OrgApiToken]):
+    of_workspace = ("org_id",)
     list_display = ("prefix", "name", "org", "created_by", "expires_at", "last_used_at", "revoked_at")
     list_select_related = ("org",)
     search_fields = ("name", "created_by")
@@ -29,6 +31,7 @@ class OrgApiTokenAdmin(ReadOnlyAdmin[OrgApiToken]):
 
 @admin.register(OrgTokenAuditLog)
 class OrgTokenAuditLogAdmin(ReadOnlyAdmin[OrgTokenAuditLog]):
+    of_workspace = ("org_id",)
     list_display = ("created_at", "action", "actor", "token", "org_id", "ip_address")
     list_filter = ("action",)
     list_select_related = ("token",)

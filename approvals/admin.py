@@ -16,6 +16,7 @@ from config.errors import NotFound
 
 @admin.register(Approval)
 class ApprovalAdmin(ReadOnlyAdmin[Approval]):
+    of_workspace = ("workspace_id",)
     list_display = ("action", "workspace", "status", "decided_by", "decided_at", "created_at")
     list_filter = ("status",)
     list_select_related = ("workspace",)

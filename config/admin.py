@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 import json
-from functools import cached_property
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from functools import cached_property, reduce
+from operator import or_
+from typing import Any, ClassVar, Generic, TypeVar
+from uuid import UUID
 
 from django.core.paginator import Paginator
-from django.db.models import Model, QuerySet
+from django.db.models import Model, Q, QuerySet
+from django.db.models.expressions import RawSQL
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin
 
 M = TypeVar("M", bound=Model)
+
+# Says below which workspaces somebody may see rows, None for all; filled by the console when it is ready.
+restrictions: list[Callable[[HttpRequest], Sequence[UUID] | None]] = []
+_BELOW = """
+WITH RECURSIVE org AS (
+    SELECT id FROM workspaces WHERE id = ANY(%s::uuid[])
+    UNION SELECT below.id FROM workspaces below JOIN org ON below.parent_id = org.id
+) SELECT id FROM org
+"""
+
+
+def roots_of(request: HttpRequest) -> Sequence[UUID] | None:
+    """The workspaces below which this person may see rows; None: everywhere."""
+    found = [roots for one in restrictions if (roots := one(request)) is not None]
+    return [root for roots in found for root in roots] if found else None
+
+
+def within(rows: QuerySet[M], request: HttpRequest, *fields: str) -> QuerySet[M]:
+    """Those of `rows` that this person may see; `fields` hold ids of workspaces. No field: rows of no org."""
+    roots = roots_of(request)
+    if roots is None:
+        return rows
+    inside = RawSQL(_BELOW, [list(roots)])  # noqa: S611 - constant text, the ids are a parameter
+    wanted = [Q(**{f"{field}__in": inside}) for field in fields]
+    return rows.filter(reduce(or_, wanted)) if wanted else rows.none()
+
 
 PAGED = 10_000  # rows that can be paged through; filters and search find the others
 
@@ -41,11 +71,24 @@ def _expected(rows: QuerySet[Any]) -> int:
 
 
 class ReadOnlyAdmin(ModelAdmin, Generic[M]):  # type: ignore[misc]
-    """A list and a detail page without any form: what changes rows is an action that calls a verb."""
+    """A list and a detail page without any form: what changes rows is an action that calls a verb.
+
+    `of_workspace` names the columns with the id of the workspace that a row is of: who may see one org alone
+    sees its rows, and nothing of a table that has no such column.
+    """
+
+    of_workspace: ClassVar[tuple[str, ...]] = ()
 
     paginator = BoundedPaginator
     show_full_result_count = False
     list_per_page = 50
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[M]:
+        return within(super().get_queryset(request), request, *self.of_workspace)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        may = bool(super().has_view_permission(request, obj))
+        return may and (bool(self.of_workspace) or roots_of(request) is None)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

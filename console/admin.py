@@ -2,6 +2,7 @@
 
 from console.audit_admin import OperatorActionAdmin
 from console.delegation_admin import DelegationAdmin
+from console.login_admin import LoginAdmin, RoleAdmin
 from console.workspace_admin import WorkspaceAdmin
 
-__all__ = ["DelegationAdmin", "OperatorActionAdmin", "WorkspaceAdmin"]
+__all__ = ["DelegationAdmin", "LoginAdmin", "OperatorActionAdmin", "RoleAdmin", "WorkspaceAdmin"]

@@ -17,6 +17,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import path, reverse
 from django.utils import timezone
 
+from config.admin import roots_of
 from console.charts import delegation_charts
 from console.confirmation import Preview, Subject, confirm, digest
 from console.object_pages import ObjectPage, age, page_of, table
@@ -93,6 +94,7 @@ class StateFilter(SimpleListFilter):
 
 @admin.register(Delegation)
 class DelegationAdmin(ObjectPage[Delegation]):
+    of_workspace = ("caller_id", "callee_id")
     list_display = (
         "task",
         "shown",
@@ -125,7 +127,7 @@ class DelegationAdmin(ObjectPage[Delegation]):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        charts = delegation_charts(timezone.now())
+        charts = delegation_charts(timezone.now()) if roots_of(request) is None else []
         answer: HttpResponse = super().changelist_view(request, {**(extra_context or {}), "charts": charts})
         return answer
 
@@ -224,7 +226,7 @@ class DelegationAdmin(ObjectPage[Delegation]):
         return [table("How it went", ("Step", "When (UTC)"), at)]
 
     def act(self, request: HttpRequest, delegation_id: str, name: str) -> HttpResponse:
-        row = Delegation.objects.filter(pk=delegation_id).first()
+        row = self.get_object(request, delegation_id)
         verb = VERBS.get(name)
         if verb is None or row is None:
             raise Http404

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, Q, QuerySet, Sum
 from django.db.models.functions import Now
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
 from activity.supervision import subsystems
+from config.admin import roots_of, within
 from config.jobs import probe_name, queues
 from config.valkey import client
 from console.charts import fleet_charts
@@ -51,22 +52,24 @@ class Section:
 
 
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """Adds the figures to the page of who may see the lists behind them."""
+    """Adds the figures to the page of who may see the lists behind them: those of the orgs they may see."""
     if not request.user.has_perms(["workspaces.view_workspace", "delegations.view_delegation"]):
         return context
     context["sections"] = [
-        Section("Trouble", [*_workspace_trouble(), *_delegation_trouble()]),
-        Section("Workspaces by status", list(_by_status())),
-        Section("Work", list(_work())),
+        Section("Trouble", [*_workspace_trouble(request), *_delegation_trouble(request)]),
+        Section("Workspaces by status", list(_by_status(request))),
+        Section("Work", list(_work(request))),
     ]
-    context["charts"] = fleet_charts(timezone.now())
     context["tree"] = picture()
-    context["home_tables"] = [_starts(), _jobs(), _operators()]
+    context["home_tables"] = [_starts(request)]
+    if roots_of(request) is None:
+        context["charts"] = fleet_charts(timezone.now())
+        context["home_tables"] += [_jobs(), _operators()]
     return context
 
 
-def _workspace_trouble() -> Iterable[Number]:
-    rows = Workspace.objects.all()
+def _workspace_trouble(request: HttpRequest) -> Iterable[Number]:
+    rows = within(Workspace.objects.all(), request, "pk")
     found = rows.aggregate(
         stale=Count("pk", filter=trouble("stale")),
         stuck=Count("pk", filter=trouble("stuck")),
@@ -83,8 +86,8 @@ def _workspace_trouble() -> Iterable[Number]:
         yield Number(label, found[name], f"{_list(Workspace)}?trouble={name}", is_bad=True)
 
 
-def _delegation_trouble() -> Iterable[Number]:
-    found = Delegation.objects.in_flight().aggregate(
+def _delegation_trouble(request: HttpRequest) -> Iterable[Number]:
+    found = _in_flight(request).aggregate(
         stuck=Count("pk", filter=Q(status=Status.STUCK)),
         overdue=Count("pk", filter=Q(deadline__lt=Now())),
     )
@@ -92,25 +95,35 @@ def _delegation_trouble() -> Iterable[Number]:
         yield Number(f"{name} delegations", value, f"{_list(Delegation)}?state={name}", is_bad=True)
 
 
-def _by_status() -> Iterable[Number]:
-    counted = dict(Workspace.objects.values_list("status").annotate(Count("pk")))
+def _in_flight(request: HttpRequest) -> QuerySet[Delegation]:
+    return within(Delegation.objects.in_flight(), request, "caller_id", "callee_id")
+
+
+def _by_status(request: HttpRequest) -> Iterable[Number]:
+    rows = within(Workspace.objects.all(), request, "pk")
+    counted = dict(rows.values_list("status").annotate(Count("pk")))
     for status in workspaces.Status:
         yield Number(str(status.label), counted.get(status, 0), f"{_list(Workspace)}?status={status}")
 
 
-def _work() -> Iterable[Number]:
-    yield Number("delegations in flight", Delegation.objects.in_flight().count(), _list(Delegation))
-    runs = dict(ProvisionRun.objects.open().values_list("state").annotate(Count("pk")))
+def _work(request: HttpRequest) -> Iterable[Number]:
+    yield Number("delegations in flight", _in_flight(request).count(), _list(Delegation))
+    runs = dict(_open_runs(request).values_list("state").annotate(Count("pk")))
     for state in ("queued", "running"):
         url = f"{_list(ProvisionRun)}?state__exact={state}"
         yield Number(f"starts and stops {state}", runs.get(state, 0), url)
-    staged = PendingUpload.objects.filter(acked_at=None).aggregate(number=Count("pk"), size=Sum("size_bytes"))
+    waiting = within(PendingUpload.objects.filter(acked_at=None), request, "workspace_id")
+    staged = waiting.aggregate(number=Count("pk"), size=Sum("size_bytes"))
     mib = (staged["size"] or 0) / 2**20
     yield Number("staged files", f"{staged['number']} ({mib:.1f} MiB)", _list(PendingUpload))
 
 
-def _starts() -> dict[str, Any]:
-    rows = ProvisionRun.objects.open().order_by("due_at")[:RUNS]
+def _open_runs(request: HttpRequest) -> QuerySet[ProvisionRun]:
+    return within(ProvisionRun.objects.open(), request, "workspace_id")
+
+
+def _starts(request: HttpRequest) -> dict[str, Any]:
+    rows = _open_runs(request).order_by("due_at")[:RUNS]
     return table(
         "Under way",
         ("Workspace", "Kind", "State", "Attempts", "Waits since", "Newest step"),

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from uuid import uuid4
 
+from django.contrib.auth.models import Group
 from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
+
+from workspaces.models import Workspace
 
 
 class Outcome(models.TextChoices):
@@ -111,6 +115,30 @@ class Repair(models.Model):
 
     def __str__(self) -> str:
         return f"repair of {len(self.workspace_ids)} workspace(s) by {self.actor}"
+
+
+class OrgScope(models.Model):
+    """Who is in `group` sees, and acts on, the workspace `root_id` and what is below it, and nothing else.
+
+    No foreign key to the workspace: a purge of the org must not open all others to them.
+    """
+
+    group = models.ForeignKey(Group, models.CASCADE, related_name="org_scopes")
+    root_id = models.UUIDField(
+        "workspace",
+        help_text="The id of the workspace on top: members see it and all below, nothing else.",
+    )
+
+    class Meta:
+        db_table = "operator_org_scopes"
+        constraints = [models.UniqueConstraint("group", "root_id", name="operator_org_scopes_once")]
+
+    def __str__(self) -> str:
+        return str(self.root_id)
+
+    def clean(self) -> None:
+        if not Workspace.objects.live().filter(pk=self.root_id).exists():
+            raise ValidationError({"root_id": "There is no such workspace."})
 
 
 class FleetSample(models.Model):

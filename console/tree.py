@@ -15,6 +15,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
+from config.admin import within
 from config.http import json_response
 from workspaces.models import Status, Workspace
 
@@ -99,7 +100,7 @@ def tree_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
 def tree_data(request: HttpRequest) -> HttpResponse:
     """`{"boxes":[[id, name, status, kind, x, y, parent], …], "left_out": n}`, asked for again every 10 s."""
     rows = list(
-        Workspace.objects.live()
+        within(Workspace.objects.live(), request, "pk")
         .order_by("created_at", "pk")
         .values_list("pk", "parent_id", "name", "status")[: MOST + 1]
     )

@@ -13,6 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import path, reverse
 
 from access.models import WorkspaceAuthToken, WorkspaceSecret
+from config.admin import roots_of
 from config.errors import DomainError
 from console.confirmation import Preview, Subject, confirm, digest
 from console.fleet import VERBS, Verb
@@ -30,6 +31,7 @@ TOKENS = 50
 
 @admin.register(Workspace)
 class WorkspaceAdmin(ObjectPage[Workspace]):
+    of_workspace = ("pk",)
     list_display = (
         "name",
         "status",
@@ -156,7 +158,7 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
     def act(self, request: HttpRequest, workspace_id: UUID, name: str) -> HttpResponse:
         """What `name` would do to this workspace; on a confirming POST, doing it."""
         verb = VERBS.get(name)
-        row = Workspace.objects.filter(pk=workspace_id).first()
+        row = self.get_object(request, str(workspace_id))
         if verb is None or row is None:
             raise Http404
         if not request.user.has_perm(verb.permission):
@@ -173,12 +175,12 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
         )
 
     def repair(self, request: HttpRequest) -> HttpResponse:
-        if not self.has_view_permission(request):
+        if not self.has_view_permission(request) or roots_of(request) is not None:
             raise PermissionDenied
         return repair_page(request, self.admin_site)
 
     def repair_progress(self, request: HttpRequest, repair_id: UUID) -> HttpResponse:
-        if not self.has_view_permission(request):
+        if not self.has_view_permission(request) or roots_of(request) is not None:
             raise PermissionDenied
         return progress_page(request, self.admin_site, repair_id)
 

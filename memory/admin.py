@@ -17,6 +17,7 @@ def preview(content: str) -> str:
 
 @admin.register(AgentMemory)
 class AgentMemoryAdmin(ReadOnlyAdmin[AgentMemory]):
+    of_workspace = ("workspace_id",)
     list_display = ("beginning", "workspace", "scope", "namespace", "created_at")
     list_filter = ("scope",)
     list_select_related = ("workspace",)
@@ -60,6 +61,7 @@ class MemoryNamespaceAdmin(ReadOnlyAdmin[MemoryNamespace]):
 
 @admin.register(KeyValue)
 class KeyValueAdmin(ReadOnlyAdmin[KeyValue]):
+    of_workspace = ("workspace_id",)
     list_display = ("key", "workspace", "version", "expires_at", "updated_at")
     list_select_related = ("workspace",)
     search_fields = ("key", "workspace__name")

@@ -10,6 +10,7 @@ from provisioning.models import ProvisionRun
 
 @admin.register(ProvisionRun)
 class ProvisionRunAdmin(ReadOnlyAdmin[ProvisionRun]):
+    of_workspace = ("workspace_id",)
     list_display = (
         "queued_at",
         "workspace_id",

@@ -12,6 +12,7 @@ from uploads.models import ObjectGC, PendingUpload
 class PendingUploadAdmin(ReadOnlyAdmin[PendingUpload]):
     """Never fetched: the agent is away. Fetched and never acknowledged: it is broken."""
 
+    of_workspace = ("workspace_id",)
     list_display = (
         "filename",
         "workspace_id",
