@@ -52,22 +52,31 @@ def check_url(url: str, *, is_saas: bool) -> None:
         vetted_address(url, is_saas=is_saas)
 
 
+def check_literal(url: str, *, is_saas: bool) -> None:
+    """The same without asking anybody where a name leads. Raises BadRequest."""
+    literal = _literal(_host(url))
+    if literal is not None and (label := blocked(literal, is_saas=is_saas)):
+        raise BadRequest(f"url targets a blocked address: {label}")
+
+
 def vetted_address(url: str, *, is_saas: bool) -> Address:
     """The address to connect to for `url`: the caller dials it, never the name again. Raises BadRequest."""
     host = _host(url)
-    try:
-        literal: Address | None = ipaddress.ip_address(host)
-    except ValueError:
-        literal = None
-    if literal is not None:
-        if label := blocked(literal, is_saas=is_saas):
-            raise BadRequest(f"url targets a blocked address: {label}")
+    check_literal(url, is_saas=is_saas)
+    if (literal := _literal(host)) is not None:
         return literal
     found = _addresses(host)
     for address in found:
         if label := blocked(address, is_saas=is_saas):
             raise BadRequest(f'hostname "{host}" resolves to forbidden address: {label}')
     return found[0]
+
+
+def _literal(host: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 def _host(url: str) -> str:

@@ -54,6 +54,7 @@ class Job(StrEnum):
     MEMORY_EMBED_PENDING = "memory-embed-pending"
     DELEGATION_SWEEPER = "delegation-sweeper"
     FLEET_SAMPLER = "fleet-sampler"
+    ABANDONED_IMPORTS = "abandoned-imports"
     REPAIRS = "repairs"
 
     QUEUE_PROBE = "queue-probe"
@@ -108,6 +109,7 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.MEMORY_EMBED_PENDING: 30,
     Job.DELEGATION_SWEEPER: "DELEGATION_SWEEPER_INTERVAL_S",
     Job.FLEET_SAMPLER: 60,
+    Job.ABANDONED_IMPORTS: 300,
     Job.REPAIRS: 30,
 }
 

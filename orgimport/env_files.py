@@ -18,7 +18,7 @@ def parse(text: str) -> tuple[dict[str, str], list[str]]:
     """The pairs of an env file, and what is wrong with it in words that name lines and keys, never values."""
     pairs: dict[str, str] = {}
     problems: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
         key, separator, value = line.partition("=")
         key, value = key.strip(), value.strip()
         if line.lstrip().startswith("#") or not separator:

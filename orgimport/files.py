@@ -5,7 +5,7 @@ Its workspace template lies below these and is read at each start. Source: docs/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from orgimport.template import Node, OrgTemplate, Problem
 from templates.allowlists import NOT_ALLOWED
 from templates.configs import CONFIG_FILE, PROMPT_FILE, dumped, workspace_config
-from templates.copying import CannotCopy, folder_files
+from templates.copying import CannotCopy, folder_files, folder_size
 from templates.folders import UnsafePath, plugins_root, resolve_inside_root
 from templates.listing import template_config, template_folder
 from templates.loader import TemplateError
@@ -63,9 +63,7 @@ class Shelf:
             files[CONFIG_FILE] = self._config(node, extra)
         self._left -= sum(len(content) for content in files.values())
         if self._left < 0:
-            self.problems.append(
-                Problem(node.path, "files_dir", f"all files together are more than {MAX_BYTES} bytes")
-            )
+            self.problems.append(_over(node))
         return Contents(files, tuple(known), skipped)
 
     def _folder(self, folder: Path, node: Node, key: str) -> dict[str, bytes]:
@@ -110,6 +108,37 @@ def contents_of(
         for node in top.with_spawned()
     }
     return found, shelf.problems
+
+
+def too_much(template: OrgTemplate, root: Path) -> list[Problem]:
+    """What would keep the files of the nodes from being copied whole, told by their sizes alone."""
+    sizes: dict[Path, int] = {}
+    problems = []
+    left = MAX_BYTES
+    for node in template.spawned():
+        for key, folder in _folders(node, root):
+            if folder not in sizes:
+                try:
+                    sizes[folder] = folder_size(folder)
+                except CannotCopy as error:
+                    problems.append(Problem(node.path, key, str(error)))
+                    sizes[folder] = 0
+            left -= sizes[folder]
+        if left < 0:
+            return [*problems, _over(node)]
+    return problems
+
+
+def _folders(node: Node, root: Path) -> Iterator[tuple[str, Path]]:
+    if node.files_dir:
+        yield "files_dir", resolve_inside_root(root, node.files_dir)
+    for name in node.plugins:
+        if folder := _plugin(name):
+            yield "plugins", folder
+
+
+def _over(node: Node) -> Problem:
+    return Problem(node.path, "files_dir", f"all files together are more than {MAX_BYTES} bytes")
 
 
 def _extra(node: Node) -> dict[str, Any]:

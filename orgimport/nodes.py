@@ -13,13 +13,15 @@ from typing import Any
 
 from django.conf import settings
 
-from access.url_policy import Unresolvable, check_url
+from access.url_policy import Unresolvable, check_literal, check_url
+from activity.redaction import storable
 from config.errors import BadRequest
 from config.settings import env as declared
+from memory.models import Scope
 from orgimport.env_files import expand
 from orgimport.fields import Fields, Findings
 from orgimport.folder import Folder
-from orgimport.template import Node
+from orgimport.template import Node, step
 from templates.folders import UnsafePath
 from templates.listing import chosen_by, template_folder
 from workspaces.defaults import (
@@ -39,7 +41,6 @@ IDLE_INTERVAL_S = 600
 MAX_SCHEDULES = 100
 MAX_TASKS = 2**31 - 1
 _PLUGIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_URL_WITHOUT_DIAL = re.compile(r"https?://[^\s/]+\S*")
 DEFAULT_KEYS = frozenset(
     {
         "runtime", "tier", "model", "plugins", "initial_prompt", "initial_prompt_file", "idle_prompt",
@@ -108,7 +109,7 @@ class NodeReader:
                 continue
             name = node_name(value.get("name"))
             shown = name or f"{key}[{index}]"
-            where = f"{path}/{shown}" if path else shown
+            where = f"{path}/{step(shown)}" if path else step(shown)
             if not name:
                 message = f"is required: 1 to {NAME_CHARS} characters without control characters"
                 self._findings.problem(where, "name", message)
@@ -154,7 +155,9 @@ class NodeReader:
             memories=_memories(fields) or defaults.memories,
             schedules=tuple(fields.mappings("schedules")),
             channels=tuple(fields.mappings("channels")),
-            url=self._url(fields, env) if runtime == EXTERNAL else "",
+            url=self._url(fields, env, fields.text("url").strip())
+            if runtime == EXTERNAL
+            else _unused(fields),
             canvas=_canvas(fields) if depth == 1 else None,
             is_spawned=fields.flag("spawning", True),
             required_env=fields.requirements("required_env"),
@@ -200,17 +203,12 @@ class NodeReader:
             fields.problem("workspace_access", "needs a workspace_dir")
         return access
 
-    def _url(self, fields: Fields, env: Mapping[str, str]) -> str:
-        given = fields.text("url").strip()
+    def _url(self, fields: Fields, env: Mapping[str, str], given: str) -> str:
         url = self._expanded(fields, "url", given, env) if given else ""
         if not url:
             return ""
-        if not self._dials:
-            if not _URL_WITHOUT_DIAL.fullmatch(url):
-                fields.problem("url", "must be an http or https address")
-            return url
         try:
-            check_url(url, is_saas=is_saas())
+            (check_url if self._dials else check_literal)(url, is_saas=is_saas())
         except Unresolvable:
             pass  # its name may lead somewhere later; every call judges the address again
         except BadRequest as error:
@@ -223,6 +221,12 @@ class NodeReader:
             fields.problem(key, f"has variables without a value: {', '.join(missing)}")
             return ""
         return value
+
+
+def _unused(fields: Fields) -> str:
+    """The url of a node that runs here: nobody calls it, and it still has to be a text."""
+    fields.text("url")
+    return ""
 
 
 def allowed_variables() -> dict[str, str]:
@@ -297,10 +301,20 @@ def _merged_routing(
 
 
 def _memories(fields: Fields) -> tuple[Mapping[str, Any], ...]:
-    memories = fields.mappings("initial_memories")
+    return read_memories(fields, "initial_memories")
+
+
+def read_memories(fields: Fields, key: str) -> tuple[Mapping[str, Any], ...]:
+    """What is no scope is told as a warning: that memory is left out later, and nothing else."""
+    memories = fields.mappings(key)
     for index, memory in enumerate(memories):
         if not isinstance(memory.get("content"), str):
-            fields.problem(f"initial_memories[{index}].content", "must be a text")
+            fields.problem(f"{key}[{index}].content", "must be a text")
+        scope = memory.get("scope")
+        if scope is not None and str(scope).strip().upper() not in Scope.values:
+            fields.warn(f"{key}[{index}].scope")
+        for unknown in sorted(str(one) for one in memory if one not in ("content", "scope")):
+            fields.warn(f"{key}[{index}].{storable(unknown)[:200]}")
     return tuple(memories)
 
 
@@ -309,6 +323,8 @@ def _canvas(fields: Fields) -> tuple[float, float] | None:
     canvas = fields.mapping("canvas")
     if not canvas:
         return None
+    for unknown in sorted(str(key) for key in canvas if key not in ("x", "y")):
+        fields.warn(f"canvas.{storable(unknown)[:200]}")
     x, y = canvas.get("x"), canvas.get("y")
     for value in (x, y):
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:

@@ -13,7 +13,7 @@ from django.conf import settings
 
 from orgimport.fields import Fields, Findings
 from orgimport.folder import Folder
-from orgimport.nodes import NodeReader, read_defaults
+from orgimport.nodes import NodeReader, read_defaults, read_memories
 from orgimport.template import OrgTemplate, Problem
 
 TOP_KEYS = frozenset(
@@ -25,8 +25,8 @@ class InvalidTemplate(Exception):
     """A template with problems; nothing of it was written."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("; ".join(f"{one.path} {one.field}: {one.message}" for one in problems))
-        self.problems = problems
+        self.problems = list(dict.fromkeys(problems))
+        super().__init__("; ".join(f"{one.path} {one.field}: {one.message}" for one in self.problems))
 
 
 def read_template(value: Any, *, key: str, root: Path | None, dials: bool = True) -> OrgTemplate:
@@ -58,9 +58,7 @@ class _Reading:
         env = self._folder.env(None, "")
         defaults, org_env = read_defaults(top.mapping("defaults"), self._findings, self._folder)
         reader = NodeReader(self._findings, self._folder, defaults, self._dials)
-        for index, memory in enumerate(top.mappings("global_memories")):
-            if not isinstance(memory.get("content"), str):
-                top.problem(f"global_memories[{index}].content", "must be a text")
+        global_memories = read_memories(top, "global_memories")
         template = OrgTemplate(
             key=key or f"inline:{name}",
             name=name,
@@ -69,7 +67,7 @@ class _Reading:
             required_env=(*top.requirements("required_env"), *org_env),
             recommended_env=top.requirements("recommended_env"),
             env=env,
-            global_memories=tuple(top.mappings("global_memories")),
+            global_memories=global_memories,
             warnings=tuple(self._findings.warnings),
         )
         if not top.items("workspaces"):

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from activity.tally import tally
+from orgimport.files import too_much
 from orgimport.reading import InvalidTemplate, read_template
 from orgimport.requirements import open_requirements
 from orgimport.template import OrgTemplate
@@ -78,7 +79,15 @@ def load(folder: Path, *, key: str = "", dials: bool = True) -> OrgTemplate:
     name = org_file(folder)
     if name is None:
         raise UnknownTemplate
-    return read_template(load_file(folder, name), key=key or folder.name, root=folder, dials=dials)
+    return read_template(load_file(folder, name), key=key or _key(folder), root=folder, dials=dials)
+
+
+def _key(folder: Path) -> str:
+    """What its rows remember it by: its name in the catalogue, else its whole path, or a folder elsewhere
+    with the same name would take their place.
+    """
+    real = folder.resolve()
+    return real.name if real.parent == org_root().resolve() else str(real)
 
 
 def inline(value: Mapping[str, Any]) -> OrgTemplate:
@@ -102,7 +111,13 @@ def _listed(folder: Path) -> Listed | None:
     if org_file(folder) is None:
         return Listed(folder.name, None, Kind.HALF_CHECKOUT) if (folder / ".git").is_dir() else None
     try:
-        return Listed(folder.name, load(folder, dials=False))
+        template_folder(folder.name)
+        template = load(folder, dials=False)
+        if problems := too_much(template, folder):
+            raise InvalidTemplate(problems)
+        return Listed(folder.name, template)
+    except UnsafePath:
+        return Listed(folder.name, None, Kind.INVALID, "its folder has a name that no import can ask for")
     except TemplateError as error:
         return Listed(folder.name, None, error.kind, _without_paths(str(error)))
     except InvalidTemplate as error:

@@ -29,6 +29,11 @@ def is_requirement(value: Any) -> bool:
     return isinstance(members, list) and bool(members) and all(isinstance(name, str) for name in members)
 
 
+def step(name: str) -> str:
+    """A name as one step of a path, `~` as `~0` and `/` as `~1` (RFC 6901): no two nodes have one path."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
 @dataclass(frozen=True)
 class Problem:
     """Why a template cannot be imported: the node's path ('' is the template itself), the key, the reason."""
@@ -43,7 +48,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Node:
-    """One workspace to be, with what it inherits; `path` are the names from its root, joined by slashes."""
+    """One workspace to be, with what it inherits; `path` are the steps from its root, joined by slashes."""
 
     name: str
     path: str

@@ -12,7 +12,6 @@ import random
 import socket
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -346,7 +345,10 @@ def _close(rows: ProvisionRunQuerySet, target: RunState, **changes: Any) -> list
                     "kind": run.kind,
                     "error_class": run.error_class or "",
                 }
-                transaction.on_commit(partial(evt, name, fields), robust=True)
+                transaction.on_commit(
+                    lambda name=name, fields=fields: evt(name, fields),  # type: ignore[misc]
+                    robust=True,
+                )
         return closed
 
 

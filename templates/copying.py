@@ -6,6 +6,7 @@ Source: docs/reference/templates.md, What is copied.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from templates.folders import UnsafePath, plain_path
@@ -26,16 +27,32 @@ def folder_files(folder: Path, *, limit: int = BUNDLE_BYTES) -> dict[str, bytes]
     """
     found: dict[str, bytes] = {}
     size = 0
+    for path, relative in _files(folder):
+        found[relative] = _content(path, relative, limit - size)
+        size += len(found[relative])
+    return found
+
+
+def folder_size(folder: Path, *, limit: int = BUNDLE_BYTES) -> int:
+    """How many bytes `folder_files` would read, or more. Raises CannotCopy as it would, contents aside."""
+    size = 0
+    for path, relative in _files(folder):
+        try:
+            size += path.stat().st_size
+        except OSError as error:
+            raise CannotCopy(f"{relative} cannot be read") from error
+        if size > limit:
+            raise CannotCopy(f"the folder is larger than {limit} bytes")
+    return size
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, str]]:
     for place, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = sorted(name for name in folders if name not in NEVER_COPIED)
         for name in sorted(names):
             path = Path(place, name)
-            if name in NEVER_COPIED or path.is_symlink() or not path.is_file():
-                continue
-            relative = _named(path, folder)
-            found[relative] = _content(path, relative, limit - size)
-            size += len(found[relative])
-    return found
+            if name not in NEVER_COPIED and not path.is_symlink() and path.is_file():
+                yield path, _named(path, folder)
 
 
 def unix_lines(path: str, content: bytes) -> bytes:

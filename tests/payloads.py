@@ -38,7 +38,7 @@ def keys(required: str = "", optional: str = "") -> Shape:
 
 
 _CRON = "schedule_id schedule_name"
-_IMPORT = "name dir mode actor"
+_IMPORT = "name dir mode actor import_id"
 _OUTCOME = "created_count skipped_count reconcile_removed_count reconcile_errors duration_ms create_error"
 
 PAYLOADS: dict[EventType, tuple[Shape, ...]] = {

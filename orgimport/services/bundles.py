@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -151,7 +150,7 @@ def _created(bundle: Bundle, parent: UUID | None, at: Point, sizes: dict[int, Si
         with transaction.atomic():
             row = create_workspace(_wanted(bundle, parent, at)).workspace
             store_files({(row.pk, path): content for path, content in _contents(bundle, row).items()})
-            transaction.on_commit(partial(_begin, row), robust=True)
+            transaction.on_commit(lambda: _begin(row), robust=True)
     except DomainError as error:
         return _failed(bundle, error.text, refusal=error.status)
     except (DatabaseError, InterfaceError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 from django.conf import settings
@@ -24,6 +24,7 @@ from orgimport.files import Contents, contents_of
 from orgimport.planner import Place, plan
 from orgimport.reading import InvalidTemplate
 from orgimport.requirements import check_environment
+from orgimport.services.endings import running
 from orgimport.services.pruning import Pruned, Pruning, Tree, plan_pruning, prune
 from orgimport.services.walk import Stopped, Stored, Walk
 from orgimport.template import Node, OrgTemplate
@@ -59,6 +60,7 @@ class Import:
     actor: str
     mode: Mode = Mode.MERGE
     parent_id: UUID | None = None
+    id: UUID = field(default_factory=uuid4)
 
 
 @dataclass
@@ -89,9 +91,14 @@ class Outcome:
             "created": self.created,
             "skipped": self.skipped,
             "mode": self.asked.mode,
-            "warnings": list(self.asked.template.warnings),
+            "warnings": [*self.asked.template.warnings, *self._unplaced()],
             **(self._reconciled() if self.asked.mode == Mode.RECONCILE else {}),
         }
+
+    def _unplaced(self) -> list[dict[str, str]]:
+        """Below a parent no node is an org's root, and only that writes for the whole org."""
+        is_lost = self.asked.parent_id is not None and self.asked.template.global_memories
+        return [{"path": "", "key": "global_memories"}] if is_lost else []
 
     def _reconciled(self) -> dict[str, Any]:
         removed, errors = [row.shown() for row in self.pruned.removed], self.pruned.errors
@@ -115,20 +122,19 @@ def import_org(asked: Import, *, on_progress: Callable[[int, int], None] = _quie
     """
     began = time.monotonic()
     levels = plan(asked.template)
-    contents, problems = contents_of(asked.template, asked.root, _allowed(asked))
-    if problems:
-        raise InvalidTemplate(problems)
+    contents = _readable(asked)
     _check_anchor(asked, len(levels))
-    _audit(EventType.ORG_IMPORT_STARTED, asked)
-    try:
-        check_environment(asked.template)
-        outcome = _walked(asked, levels, contents, on_progress)
-    except Exception as error:
-        text = error.text if isinstance(error, DomainError) else "internal error"
-        _audit(EventType.ORG_IMPORT_FAILED, asked, error=text)
-        tally.add(IMPORTS, result="failed")
-        raise
-    _finish(outcome, time.monotonic() - began)
+    with running(asked.id):
+        _audit(EventType.ORG_IMPORT_STARTED, asked)
+        try:
+            check_environment(asked.template)
+            outcome = _walked(asked, levels, contents, on_progress)
+        except Exception as error:
+            text = error.text if isinstance(error, DomainError) else "internal error"
+            _audit(EventType.ORG_IMPORT_FAILED, asked, error=text)
+            tally.add(IMPORTS, result="failed")
+            raise
+        _finish(outcome, time.monotonic() - began)
     return outcome
 
 
@@ -141,8 +147,10 @@ class Foreseen:
 
 
 def planned(asked: Import) -> Foreseen:
-    """What an import would do now; nothing is written. Raises NotFound."""
-    _check_anchor(asked, len(plan(asked.template)))
+    """What an import would do now; nothing is written. Raises as it would, but for missing variables."""
+    levels = plan(asked.template)
+    _readable(asked)
+    _check_anchor(asked, len(levels))
     tree = Tree()
     steps = list(_foreseen(asked.template.roots, asked.parent_id, tree, parent_is_there=True))
     pruning = Pruning()
@@ -165,6 +173,14 @@ def _foreseen(
             yield {"path": node.path, "action": "create"}
         below = found.id if found else None
         yield from _foreseen(node.children, below, tree, parent_is_there=found is not None)
+
+
+def _readable(asked: Import) -> Mapping[str, Contents]:
+    """The files of every node. Raises InvalidTemplate for what cannot be copied whole."""
+    contents, problems = contents_of(asked.template, asked.root, _allowed(asked))
+    if problems:
+        raise InvalidTemplate(problems)
+    return contents
 
 
 def _check_anchor(asked: Import, levels: int) -> None:
@@ -286,6 +302,7 @@ def _finish(outcome: Outcome, seconds: float) -> None:
 def _audit(event: EventType, asked: Import, **fields: Any) -> None:
     """What is told of the import itself; a database that does not take it stops nothing."""
     about = {"name": asked.template.name, "dir": asked.dir, "mode": asked.mode, "actor": asked.actor}
+    about["import_id"] = str(asked.id)
     try:
         with transaction.atomic():
             log_event(event, {**about, **fields})

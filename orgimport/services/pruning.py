@@ -16,7 +16,7 @@ from django.db import DatabaseError, InterfaceError, transaction
 
 from config.errors import DomainError
 from config.locks import lock_in_transaction
-from orgimport.template import Node, OrgTemplate
+from orgimport.template import Node, OrgTemplate, step
 from provisioning.services import teardown
 from workspaces.models import Workspace
 from workspaces.services import remove_workspace
@@ -145,7 +145,7 @@ def _made_by(template: OrgTemplate, anchor: UUID | None, tree: Tree) -> Iterator
     """The rows of this template that hang at this anchor: its roots, former ones too, and all below them."""
     wanted = {root.name for root in template.roots}
     tops = [row for row in tree.children(anchor) if row.name in wanted or _is_root(row, template)]
-    keys = tuple(f"{key}/" for row in tops for key in (row.key, row.name) if key)
+    keys = tuple(f"{key}/" for row in tops for key in (row.key, step(row.name)) if key)
     for top in tops:
         if top.template == template.key:
             yield top
@@ -162,7 +162,7 @@ def _of_it(parent: Row, template: OrgTemplate, keys: tuple[str, ...], tree: Tree
 
 
 def _is_root(row: Row, template: OrgTemplate) -> bool:
-    return row.template == template.key and (row.key == row.name or "/" not in row.path)
+    return row.template == template.key and "/" not in (row.key or "")
 
 
 def _remove(branch: Branch, template: OrgTemplate, pruned: Pruned) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +17,7 @@ from django.db import DatabaseError, InterfaceError, transaction
 
 from access.services import store_secrets_of
 from activity.events import EventType, record_all
-from config.errors import Conflict, DomainError
+from config.errors import DomainError
 from config.evt import evt
 from memory.services.seeds import plant
 from orgimport.files import Contents
@@ -80,6 +79,8 @@ class Walk:
             try:
                 with transaction.atomic(durable=True):
                     found = self._level(level)
+            except Stopped:
+                raise
             except DomainError as error:
                 raise Stopped(level[0].node.path, error.text) from error
             except (DatabaseError, InterfaceError) as error:
@@ -102,10 +103,11 @@ class Walk:
         return found
 
     def _hold_parents(self, level: Sequence[Place]) -> None:
-        parents = {parent for place in level if (parent := self._parent(place))}
-        live = share_live_parents(parents)
-        if live != parents:
-            raise Conflict("its parent workspace was removed meanwhile")
+        parents = {place.index: parent for place in level if (parent := self._parent(place))}
+        live = share_live_parents(set(parents.values()))
+        for place in level:
+            if place.index in parents and parents[place.index] not in live:
+                raise Stopped(place.node.path, "its parent workspace was removed meanwhile")
 
     def _parent(self, place: Place) -> UUID | None:
         return self.anchor if place.parent is None else self.stored[place.parent].row.pk
@@ -168,7 +170,7 @@ class Walk:
         plant((one.row, self._memories(one)) for one in new)
         record_all([event for one in new for event in self._events(one)])
         for one in new:
-            transaction.on_commit(partial(self._begin, one), robust=True)
+            transaction.on_commit(lambda one=one: self._begin(one), robust=True)  # type: ignore[misc]
 
     def _memories(self, one: Stored) -> list[Mapping[str, Any]]:
         """A node's own; what the org shall know besides, with each root of the tree."""

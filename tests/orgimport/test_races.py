@@ -7,12 +7,16 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
 from django.utils import timezone
 
 from access.models import WorkspaceAuthToken, WorkspaceSecret
+from activity.models import StructureEvent
+from orgimport.services import imports
+from orgimport.services.endings import end_abandoned
 from provisioning import dispatch
 from provisioning.backends.memory import InMemoryBackend
 from provisioning.models import ProvisionRun
@@ -21,6 +25,7 @@ from templates.models import WorkspaceFile
 from tests.activity.processes import environment
 from tests.conftest import at_once
 from tests.orgimport.conftest import post
+from tests.waiting import eventually
 from workspaces.models import CanvasLayout, Workspace
 
 pytestmark = [
@@ -42,6 +47,21 @@ def test_five_imports_at_once_make_one_tree():
     ids = set(Workspace.objects.live().values_list("pk", flat=True))
     assert len(ids) == NODES
     assert_one_of_everything()
+
+
+def test_an_import_that_runs_is_not_taken_for_abandoned(monkeypatch: pytest.MonkeyPatch):
+    """Nor one that has ended."""
+    found = []
+    real = imports._walked
+
+    def asks(*args: Any) -> Any:
+        found.append(end_abandoned(timezone.now()))
+        return real(*args)
+
+    monkeypatch.setattr(imports, "_walked", asks)
+    assert post(dir="small").status_code == 201
+    assert [*found, end_abandoned(timezone.now())] == [0, 0]
+    assert StructureEvent.objects.filter(event_type__startswith="org.import.").count() == 2
 
 
 def assert_one_of_everything() -> None:
@@ -70,6 +90,12 @@ def test_an_import_that_was_killed_is_completed_by_the_next_one(moment: str, cat
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     half = Workspace.objects.live().count()
     assert 0 < half < NODES
+    events = StructureEvent.objects.filter(event_type__startswith="org.import.")
+    told = events.values_list("event_type", flat=True)
+    assert list(told) == ["org.import.started"]
+    eventually(lambda: end_abandoned(timezone.now()) == 1)  # the server takes a moment to miss its client
+    assert sorted(told.all()) == ["org.import.failed", "org.import.started"]
+    assert end_abandoned(timezone.now()) == 0
     assert CanvasLayout.objects.count() == half
     dispatch.wire(InMemoryBackend())
     answers = at_once(*[lambda: post(dir="big")] * 3)

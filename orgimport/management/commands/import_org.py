@@ -95,7 +95,7 @@ class Command(BaseCommand):
         for line in outcome.pruned.errors:
             self.stdout.write(f"kept     {line}")
         for warning in template.warnings:
-            self.stdout.write(f"warning: {': '.join(warning.values())}")
+            self.stdout.write(f"warning: {': '.join(filter(None, warning.values()))}")
         self.stdout.write(
             f"{template.name}: {outcome.created} created, {outcome.skipped} skipped, {failed} failed"
         )
