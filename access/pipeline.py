@@ -24,6 +24,9 @@ from config.posture import is_development
 EXEMPT = frozenset({"/health", "/health/ready", "/buildinfo", "/metrics"})
 # Judge the bearer together with the row, and charge on the trip to Valkey that they make anyway.
 SELF_METERED = frozenset({"/registry/heartbeat"})
+# Somebody else's answer, and deliveries of chat providers: all of one provider's come from the same few
+# addresses, and one forgotten webhook must not shut out the others.
+NOT_COUNTED = ("/cp/", "/webhooks/")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -73,7 +76,7 @@ class LimitRate(MiddlewareMixin):
 
     def _count_failure(self, request: HttpRequest) -> HttpResponse | None:
         """A 401 too many of this address becomes a 429, whoever it was answered to."""
-        if request.path_info.startswith((*CONSOLE_PREFIXES, "/cp/")):  # somebody else's answer
+        if request.path_info.startswith((*CONSOLE_PREFIXES, *NOT_COUNTED)):
             return None
         principal: Principal | None = getattr(request, "principal", None)
         standings = count_failure(principal.kind if principal else Kind.INVALID, address_of(request))

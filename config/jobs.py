@@ -31,6 +31,7 @@ class Job(StrEnum):
     IMAGE_REFRESH = "provisioning.image_refresh"
     MEMORY_DELIVER = "memory.deliver"
     REPAIR = "console.repair"
+    CHANNEL_DELIVER = "chat_channels.deliver"
 
     LIVENESS_BACKSTOP = "liveness-backstop"
     HEALTH_SWEEP = "health-sweep"
@@ -56,6 +57,7 @@ class Job(StrEnum):
     FLEET_SAMPLER = "fleet-sampler"
     ABANDONED_IMPORTS = "abandoned-imports"
     REPAIRS = "repairs"
+    CHANNEL_MANAGER = "channel-manager"
 
     QUEUE_PROBE = "queue-probe"
 
@@ -78,6 +80,7 @@ QUEUES: dict[Job, str] = {
     Job.IMAGE_REFRESH: "images",
     Job.MEMORY_DELIVER: "bulk",
     Job.REPAIR: "teardown",
+    Job.CHANNEL_DELIVER: "delegations",  # waits for an agent
 }
 
 SWEEPS = "sweeps"
@@ -111,6 +114,7 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.FLEET_SAMPLER: 60,
     Job.ABANDONED_IMPORTS: 300,
     Job.REPAIRS: 30,
+    Job.CHANNEL_MANAGER: 30,
 }
 
 # Sweep -> whether it has something to do in this deployment; filled by its room in ready(). Without an entry

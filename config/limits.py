@@ -27,11 +27,12 @@ MESSAGE_BYTES = 16 * _MIB
 READ_AWAY_BYTES = 16 * _MIB  # more than the proxy in front lets through
 READ_AWAY_S = 2.0
 STREAMED_BYTES = 64 * _MIB  # what the proxy lets through on the streamed routes
-# Routes whose bodies may be larger than MAX_JSON_BODY_BYTES; None: streamed, and counted by the route itself.
+# Routes with a limit other than MAX_JSON_BODY_BYTES; None: streamed, and counted by the route itself.
 _BY_ROUTE: dict[str, tuple[str, int | None]] = {
     "message": (r".*/a2a", MESSAGE_BYTES),
     # Texts of up to 1 MiB, which JSON may escape to several times their size.
     "text": (r"/workspaces/[^/]+/(?:memory|memories|delegate|delegations|mcp)(?:/.*)?", 4 * _MIB),
+    "webhook": (r"/webhooks/[^/]+", _MIB),
     "org": (r"/org/import", 8 * _MIB),
     "memories": (r"/admin/memories/import", 64 * _MIB),
     "files": (r"/workspaces/[^/]+/files(?:/.*)?|/templates/import|/bundles/.*", 32 * _MIB),

@@ -278,6 +278,23 @@ MOLECULE_MCP_ALLOW_SEND_MESSAGE: bool = env.unless(
     "MOLECULE_MCP_ALLOW_SEND_MESSAGE", help="offer the MCP tool with which an agent talks to the person"
 )
 
+# --- Chats outside (docs/reference/chat_channels.md)
+# --------------------------------------------------------------------
+CHANNELS_DISCORD_API_URL: str = env.text(
+    "CHANNELS_DISCORD_API_URL", default="https://discord.com/api/v10", help="address of Discord's API"
+).rstrip("/")
+CHANNELS_LARK_API_URL: str = env.text(
+    "CHANNELS_LARK_API_URL",
+    default="https://open.larksuite.com",
+    help="address below which a Lark bot's webhook may lie, besides open.larksuite.com and open.feishu.cn",
+).rstrip("/")
+CHANNELS_SLACK_API_URL: str = env.text(
+    "CHANNELS_SLACK_API_URL", default="https://slack.com/api", help="address of Slack's Web API"
+).rstrip("/")
+CHANNELS_TELEGRAM_API_URL: str = env.text(
+    "CHANNELS_TELEGRAM_API_URL", default="https://api.telegram.org", help="address of Telegram's Bot API"
+).rstrip("/")
+
 # --- Compute (docs/reference/provisioning.md)
 # -----------------------------------------------------------------------
 PROVISIONER: str = env.choice(
@@ -565,6 +582,7 @@ INSTALLED_APPS = [
     "memory.apps.MemoryConfig",
     "a2a.apps.A2AConfig",
     "delegations.apps.DelegationsConfig",
+    "chat_channels.apps.ChatChannelsConfig",
     "console.apps.ConsoleConfig",
 ]
 

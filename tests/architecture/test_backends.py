@@ -22,6 +22,7 @@ ROOMS = [
     "provisioning",
     "a2a",
     "delegations",
+    "chat_channels",
     "orgimport",
     "console",
     "stack",

@@ -31,6 +31,8 @@ PUBLIC = {
     "POST /registry/update-card": "likewise",
     "POST /registry/check-access": "answers yes or no about two ids",
     "GET /admin/workspaces/:id/test-token": "a 404 unless switched on; then it judges by itself",
+    "GET /channels/adapters": "what could be connected; nothing of any workspace",
+    "POST /webhooks/:channel_type": "a chat provider, known by its signature",
     "GET /canvas/viewport": "a position on a canvas",
     "GET /registry/discover/:id": "a missing caller header is a 400 before the credential",
 }

@@ -10,6 +10,7 @@ from django.db import IntegrityError, connection, models, transaction
 
 from a2a import models as a2a
 from activity.services import INBOX_TYPE
+from chat_channels import models as chat_channels
 from console.models import Outcome
 from delegations import models as delegations
 from provisioning.models import OPEN, RunKind, RunState
@@ -33,6 +34,9 @@ CHECKS: dict[str, type[models.TextChoices]] = {
     "delegations_source": delegations.Source,
     "delegations_delivery": delegations.Delivery,
     "operator_actions_outcome": Outcome,
+    "workspace_channels_type": chat_channels.ChannelType,
+    "channel_messages_direction": chat_channels.Direction,
+    "channel_messages_status": chat_channels.Status,
 }
 PREDICATES = {
     "idx_workspaces_heartbeat": set(ALIVE),
@@ -44,6 +48,7 @@ PREDICATES = {
     "a2a_queue_backoff": {a2a.QueueStatus.QUEUED},
     "a2a_queue_lease": {a2a.QueueStatus.DISPATCHED},
     **{name: set(delegations.IN_FLIGHT) for name in delegations.IN_FLIGHT_INDEXES},
+    "channel_messages_open": set(chat_channels.UNFINISHED),
     "idx_workspaces_deadline": {Status.PROVISIONING},
     "workspaces_parent_name_uniq": {Status.REMOVED},
 }
@@ -58,6 +63,7 @@ OURS = [
     "memory_store",
     "a2a",
     "delegations",
+    "chat_channels",
     "console",
 ]
 

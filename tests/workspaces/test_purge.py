@@ -21,6 +21,7 @@ from access.services import mint_token
 from activity.models import InboxDeliveryState, StructureEvent
 from activity.services import acknowledge, log_activity
 from approvals.models import Approval
+from chat_channels.models import Channel
 from memory.models import AgentMemory, KeyValue
 from provisioning import dispatch
 from provisioning.backends.base import BackendError, ErrorClass
@@ -79,6 +80,7 @@ def lived_in(**fields: Any) -> Workspace:
     KeyValue.objects.create(workspace=row, key="k", value=1)
     AgentMemory.objects.create(workspace=row, content="a fact", scope="LOCAL")
     WorkspaceLifecycle.objects.get_or_create(workspace=row)
+    Channel.objects.create(workspace=row, channel_type="telegram")
     QueueItem.objects.create(workspace=row, caller_kind=KeptKind.CANVAS, body={})
     BootBundle.objects.create(
         workspace=row, generation=1, token_hash=row.pk.bytes, sealed="", expires_at=timezone.now()
