@@ -48,6 +48,17 @@ def expand(text: str, variables: Mapping[str, str]) -> tuple[str, list[str]]:
     return _VARIABLE.sub(value, text), missing
 
 
+def unresolved(text: str, variables: Mapping[str, str]) -> tuple[str, list[str]]:
+    """`text` with its variables replaced, and the placeholders as they were written when one has no value, or
+    when the result still holds one.
+    """
+    value, missing = expand(text, variables)
+    written = [found[0] for found in _VARIABLE.finditer(text)]
+    if written and (missing or not value.strip() or _VARIABLE.search(value)):
+        return value, [one for one in written if one.strip("${}") in missing] or written
+    return value, []
+
+
 def _complaint(key: str, value: str) -> str:
     if not KEY.fullmatch(key):
         return "has a key that is no variable name"

@@ -19,11 +19,13 @@ from django.db import DatabaseError, InterfaceError, transaction
 
 from activity.events import EventType, log_event
 from activity.tally import tally
+from chat_channels.services import reload_manager
 from config.errors import DomainError, NotFound, failing_as
 from orgimport.files import Contents, contents_of
 from orgimport.planner import Place, plan
 from orgimport.reading import InvalidTemplate
 from orgimport.requirements import check_environment
+from orgimport.services.channels import NOTHING, Kept, refresh_channels
 from orgimport.services.endings import running
 from orgimport.services.pruning import Pruned, Pruning, Tree, plan_pruning, prune
 from orgimport.services.walk import Stopped, Stored, Walk
@@ -43,7 +45,7 @@ NO_SCHEDULES = "schedules are not available in this deployment"
 
 class Mode(StrEnum):
     """`merge` adds what is missing and touches nothing else. `reconcile` also gives what exists the plugins
-    it lacks, and removes what the template made and declares no more.
+    it lacks and the channels as declared, and removes what the template made and declares no more.
     """
 
     MERGE = "merge"
@@ -222,18 +224,25 @@ def _walked(
     except Stopped as stopped:
         outcome.error = str(stopped)
     reconciles = asked.mode == Mode.RECONCILE and not outcome.error
+    channels = dict(walk.channels)
+    if reconciles:
+        found = (one for _, one in sorted(walk.stored.items()) if not one.is_new)
+        channels |= refresh_channels((one.row.pk, one.place.node) for one in found)
+    if any(kept.is_changed for kept in channels.values()):
+        reload_manager()
     for _, stored in sorted(walk.stored.items()):
         its = contents[stored.place.node.path]
-        entry = _entry(stored, its)
+        kept = channels.get(stored.row.pk, NOTHING)
+        entry = _entry(stored, its, kept)
         if reconciles and not stored.is_new:
-            entry |= _refreshed(stored, its, asked.actor)
+            entry |= _refreshed(stored, its, kept, asked.actor)
         outcome.entries.append(entry)
     if reconciles and outcome.entries:
         outcome.pruned = prune(asked.template, asked.parent_id)
     return outcome
 
 
-def _entry(stored: Stored, contents: Contents) -> dict[str, Any]:
+def _entry(stored: Stored, contents: Contents, channels: Kept) -> dict[str, Any]:
     row, node = stored.row, stored.place.node
     entry: dict[str, Any] = {"id": row.pk, "name": row.name, "tier": row.tier}
     if not stored.is_new:
@@ -241,20 +250,25 @@ def _entry(stored: Stored, contents: Contents) -> dict[str, Any]:
     entry |= {"parent_id": row.parent_id, "path": node.path, "status": row.status}
     if not stored.is_new:
         return entry
-    return entry | _lists(node, plugins=contents.plugins, refused=contents.skipped_plugins)
+    return entry | _lists(node, channels, plugins=contents.plugins, refused=contents.skipped_plugins)
 
 
-def _refreshed(stored: Stored, contents: Contents, actor: str) -> dict[str, Any]:
+def _refreshed(stored: Stored, contents: Contents, channels: Kept, actor: str) -> dict[str, Any]:
     added, failed = install_missing(stored.row, contents.plugins, actor=actor)
     return {"refreshed": True} | _lists(
-        stored.place.node, plugins=added, refused={**contents.skipped_plugins, **failed}
+        stored.place.node, channels, plugins=added, refused={**contents.skipped_plugins, **failed}
     )
 
 
-def _lists(node: Node, *, plugins: Iterable[str], refused: Mapping[str, str]) -> dict[str, Any]:
+def _lists(
+    node: Node, channels: Kept, *, plugins: Iterable[str], refused: Mapping[str, str]
+) -> dict[str, Any]:
     """What became of the parts of a node; what is empty is left out."""
     lists = {
-        "channels_skipped": [_channel(node, channel) for channel in node.channels],
+        "channels": list(channels.types),
+        "channels_skipped": [
+            {"workspace": node.name, "type": kind, "reason": reason} for kind, reason in channels.skipped
+        ],
         "schedules_skipped": [
             {
                 "workspace": node.name,
@@ -269,16 +283,6 @@ def _lists(node: Node, *, plugins: Iterable[str], refused: Mapping[str, str]) ->
         ],
     }
     return {key: value for key, value in lists.items() if value}
-
-
-def _channel(node: Node, channel: Mapping[str, Any]) -> dict[str, str]:
-    kind = channel.get("type")
-    is_named = isinstance(kind, str) and bool(kind.strip())
-    return {
-        "workspace": node.name,
-        "type": str(kind) if is_named else "",
-        "reason": "unknown adapter" if is_named else "empty type",
-    }
 
 
 def _finish(outcome: Outcome, seconds: float) -> None:

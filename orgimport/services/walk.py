@@ -23,6 +23,7 @@ from memory.services.seeds import plant
 from orgimport.files import Contents
 from orgimport.layout import Point
 from orgimport.planner import Place
+from orgimport.services.channels import Kept, store_channels
 from orgimport.services.places import first_places
 from orgimport.template import Node, OrgTemplate
 from provisioning import dispatch
@@ -70,6 +71,7 @@ class Walk:
     anchor: UUID | None
     actor: str
     stored: dict[int, Stored] = field(default_factory=dict)
+    channels: dict[UUID, Kept] = field(default_factory=dict)  # by workspace, also of a level that failed
     on_progress: Callable[[int], None] = field(default=lambda reached: None)
     _anchor_at: Point = (0.0, 0.0)
 
@@ -165,6 +167,7 @@ class Walk:
             for path, content in self.contents[one.place.node.path].files.items()
         }
         store_files(files)
+        self.channels |= store_channels((one.row.pk, one.place.node) for one in new)
         for status, number in Counter(one.row.status for one in new).items():
             count_moves([NOTHING] * number, status, "import")
         plant((one.row, self._memories(one)) for one in new)

@@ -67,9 +67,8 @@ def test_a_template_becomes_a_tree():
     assert read_secret(by_name("Menu Writer").pk, "MODEL_PROVIDER") == "sonnet"
     assert ProvisionRun.objects.filter(trigger=IMPORT, generation=1).count() == 3
     entry = body["workspaces"][0]
-    assert entry["channels_skipped"] == [
-        {"workspace": "Coordinator", "type": "telegram", "reason": "unknown adapter"}
-    ]
+    missing = "missing env: [${TELEGRAM_BOT_TOKEN}, ${TELEGRAM_CHAT_ID}]"
+    assert entry["channels_skipped"] == [{"workspace": "Coordinator", "type": "telegram", "reason": missing}]
     assert entry["schedules_skipped"][0]["name"] == "morning-plan"
     assert b"You coordinate" in (stored_files(lead.pk)["system-prompt.md"] or b"")
 
