@@ -114,6 +114,7 @@ COUNTERS = [
         "Memories whose line in the feed is missing.",
         ("",),
     ),
+    Family("molecule_channel_messages_total", "counter", "Messages of chat channels by what became of them."),
 ]
 HISTOGRAMS = [
     Family(

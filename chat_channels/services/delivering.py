@@ -23,10 +23,11 @@ from a2a.results import Kind, Result
 from a2a.services.queue import active_item, enqueue_message
 from activity.events import EventType, record
 from activity.models import ActivityLog
+from activity.tally import tally
 from chat_channels.adapters import ADAPTERS
 from chat_channels.models import STATES, Channel, ChannelMessage, Direction, Status
 from chat_channels.services.registry import opened
-from chat_channels.services.sending import REASON_CHARS, deliver_text, shortened
+from chat_channels.services.sending import MESSAGES, REASON_CHARS, deliver_text, shortened
 from chat_channels.wire import NotTaken
 from config.errors import DomainError
 from config.jobs import Job, enqueue
@@ -126,7 +127,9 @@ def post_reply(message_id: UUID) -> None:
     free = Q(lease_expires_at=None) | Q(lease_expires_at__lt=Now())
     rows = ChannelMessage.objects.filter(free, pk=message_id, status=Status.ANSWERED)
     for row in update_returning(rows, lease_expires_at=Now() + LEASE, attempts=F("attempts") + 1):
-        channel = Channel.objects.get(pk=row.channel_id)
+        channel = Channel.objects.filter(pk=row.channel_id).first()
+        if channel is None:
+            return
         adapter, is_final = ADAPTERS[channel.channel_type], row.attempts >= MOST_ATTEMPTS
         try:
             config = opened(channel)
@@ -144,7 +147,9 @@ def post_reply(message_id: UUID) -> None:
 
 def examine(row: ChannelMessage) -> None:
     """What is to be done with a message whose worker has died while it asked the agent."""
-    channel = Channel.objects.get(pk=row.channel_id)
+    channel = Channel.objects.filter(pk=row.channel_id).first()
+    if channel is None:
+        return
     key = f"{_MESSAGE}{row.pk}"
     told = ActivityLog.objects.filter(workspace_id=channel.workspace_id, message_id=key).first()
     if told is None:  # nothing was sent
@@ -161,7 +166,9 @@ def examine(row: ChannelMessage) -> None:
 
 
 def _ask(row: ChannelMessage) -> None:
-    channel = Channel.objects.get(pk=row.channel_id)
+    channel = Channel.objects.filter(pk=row.channel_id).first()
+    if channel is None:  # deleted since, and its messages with it
+        return
     envelope, caller = envelope_of(row, channel), system_caller(f"{CALLER}{channel.channel_type}")
     terms = Terms(total_s=TURN_S, queues_on_timeout=False)
     result = proxy_a2a(channel.workspace_id, envelope, caller, terms)
@@ -191,11 +198,22 @@ def _move(message_id: UUID, fate: Fate) -> None:
     for row in STATES.move(rows, fate.status, **fate.columns):
         if row.status == Status.ANSWERED:
             enqueue(Job.CHANNEL_DELIVER, message_id=row.pk)
+        elif row.status in {Status.DONE, Status.FAILED}:
+            _count(row.channel_id, row.status)
+
+
+def _count(channel_id: UUID, outcome: str) -> None:
+    channel_type = Channel.objects.filter(pk=channel_id).values_list("channel_type", flat=True).first()
+    if channel_type is not None:
+        transaction.on_commit(
+            lambda: tally.add(MESSAGES, channel_type=channel_type, outcome=str(outcome)), robust=True
+        )
 
 
 @transaction.atomic
 def _posted(row: ChannelMessage, channel: Channel) -> None:
     for _ in STATES.move(ChannelMessage.objects.filter(pk=row.pk), Status.DONE, lease_expires_at=None):
+        _count(channel.pk, Status.DONE)
         told = {"channel_id": str(channel.pk), "channel_type": channel.channel_type}
         record(EventType.CHANNEL_MESSAGE, channel.workspace_id, {**told, "direction": Direction.OUTBOUND})
 

@@ -16,12 +16,13 @@ from django.db.models.functions import Now
 
 from activity.events import EventType, record
 from activity.redaction import storable
+from activity.tally import tally
 from chat_channels.adapters import ADAPTERS
 from chat_channels.adapters.base import Delivery, Handshake, Incoming, listens_to
 from chat_channels.configs import user
 from chat_channels.manager import Listener, listeners
 from chat_channels.models import Channel, ChannelMessage, Direction, Status
-from chat_channels.services.sending import shortened
+from chat_channels.services.sending import MESSAGES, shortened
 from config.errors import NotFound, Unauthorized
 from config.jobs import Job, enqueue
 
@@ -50,12 +51,14 @@ def receive(channel_type: str, delivery: Delivery) -> Mapping[str, Any]:
     known = [one for one in listeners(channel_type) if adapter.verify(one.config, delivery)]
     if not known:
         log.warning("webhook.refused", channel_type=channel_type)
+        tally.add(MESSAGES, channel_type=channel_type, outcome="refused")
         raise Unauthorized("invalid webhook signature")
     said = adapter.parse(known[0].config, delivery)
     if isinstance(said, Handshake):
         return said.answer
     outcome = _taken(known, said) if said is not None else Outcome.IGNORED
     log.info("webhook.received", channel_type=channel_type, outcome=outcome)
+    tally.add(MESSAGES, channel_type=channel_type, outcome=outcome.value)
     return adapter.acknowledgement(outcome)
 
 

@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 
 from activity.events import EventType, record
 from activity.redaction import storable
+from activity.tally import tally
 from chat_channels.adapters import ADAPTERS
 from chat_channels.adapters.base import Adapter, Outgoing, pieces
 from chat_channels.models import Channel, ChannelMessage, Direction, Status
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 TEXT_CHARS = 20_000
 REASON_CHARS = 300
 POSTING_S = 30.0
+MESSAGES = "molecule_channel_messages_total"
 TEST_TEXT = "This is a test message. The channel works."
 
 
@@ -108,7 +110,9 @@ def _sent(row: Channel, text: str, until: float | None) -> Sent:
             deliver_text(adapter, config, text, (chat_id, ""), until)
         except NotTaken as error:
             failures[chat_id] = error
-    if len(failures) == len(places):
+    is_sent = len(failures) < len(places)
+    tally.add(MESSAGES, channel_type=row.channel_type, outcome="sent" if is_sent else "not_sent")
+    if not is_sent:
         _give_up(row, list(failures.values()))
     _note(row, text)
     return Sent(tuple(failures))

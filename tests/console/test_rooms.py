@@ -11,6 +11,7 @@ from django.urls import reverse
 from a2a.models import KeptKind, QueueItem
 from access.models import TokenKind, WorkspaceAuthToken
 from access.services import mint_token
+from chat_channels.models import Channel, ChannelMessage
 from memory.admin import PREVIEW_CHARS
 from memory.models import AgentMemory, KeyValue, OutboxEntry
 from memory_store import services as store
@@ -53,6 +54,28 @@ def test_a_record_is_shown_by_its_beginning(browser: Client):
     assert "team:a" in shown
     assert "the harbour" in shown
     assert HIDDEN not in shown
+
+
+def test_a_channel_is_shown_without_its_configuration_and_what_was_said(browser: Client):
+    row = WorkspaceFactory(name="Speaker")
+    config = {"bot_token": f"ec0:{HIDDEN}", "chat_id": HIDDEN}
+    channel = Channel.objects.create(
+        workspace=row, channel_type="telegram", channel_config=config, allowed_users=[HIDDEN]
+    )
+    message = ChannelMessage.objects.create(
+        channel=channel,
+        direction="inbound",
+        status="failed",
+        error="not told",
+        username=HIDDEN,
+        text=HIDDEN,
+        reply=HIDDEN,
+    )
+    for one, expected in ((channel, "telegram"), (message, "not told")):
+        shown = pages_of(browser, one)
+        assert "Speaker" in shown
+        assert expected in shown
+        assert HIDDEN not in shown
 
 
 def test_values_messages_and_credentials_are_not_shown(browser: Client):

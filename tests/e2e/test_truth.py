@@ -31,6 +31,10 @@ ELSEWHERE = {
     "POST /workspaces/:id/a2a": "tests/e2e/test_tour.py: the message and its answer are in the feed",
     "POST /workspaces/:id/mcp": "a protocol of its own: tests/delegations/test_mcp.py",
     "POST /workspaces/:id/provision-plan": "a question",
+    "POST /channels/discover": "a question",
+    "POST /webhooks/:channel_type": "tests/chat_channels/test_webhooks.py: it needs a signature",
+    "POST /workspaces/:id/channels/:channel_id/send": "tests/chat_channels/test_sending.py: it needs a provider",
+    "POST /workspaces/:id/channels/:channel_id/test": "tests/chat_channels/test_sending.py: it needs a provider",
     "POST /workspaces/:id/chat/uploads": "a form: tests/uploads/test_upload.py",
     "POST /workspaces/:id/pending-uploads/:file_id/ack": "tests/uploads/test_ack.py: it needs a file",
     "POST /internal/workspaces/boot-events": "machines only: tests/provisioning/test_boot_bundles.py",
@@ -187,6 +191,11 @@ def tokens(operator: Operator, values: Values) -> set[str]:
     return {one["id"] for one in of(operator, values, "tokens")["tokens"]}
 
 
+def a_channel(operator: Operator, values: Values) -> Values:
+    return {"channel_id": operator.post(f"/workspaces/{values['id']}/channels", CHANNEL)["id"]}
+
+
+CHANNEL = {"channel_type": "telegram", "config": {"bot_token": "1:truth", "chat_id": "5"}}
 SECRET = {"key": "TRUTH", "value": "v"}
 CARD = {"name": "Truth", "description": "x"}
 CASES = [
@@ -265,6 +274,11 @@ CASES = [
     Case("DELETE /workspaces/:id/files/:path", lambda o, v: content_of(o, v) is None, arrange=a_file),
     Case("POST /bundles/import", lambda o, v: v["mark"] in {row["name"] for row in o.get("/workspaces")},
          {"name": "<mark>"}, lambda o, v: {"mark": uuid4().hex}),
+    Case("POST /workspaces/:id/channels",
+         lambda o, v: [one["channel_type"] for one in of(o, v, "channels")] == ["telegram"], CHANNEL),
+    Case("PATCH /workspaces/:id/channels/:channel_id", lambda o, v: of(o, v, "channels")[0]["enabled"] is False,
+         {"enabled": False}, a_channel),
+    Case("DELETE /workspaces/:id/channels/:channel_id", lambda o, v: of(o, v, "channels") == [], arrange=a_channel),
     Case("POST /workspaces/:id/memory", lambda o, v: [one["value"] for one in of(o, v, "memory")] == [{"a": 1}],
          {"key": "k", "value": {"a": 1}}),
     Case("POST /workspaces/:id/memories", lambda o, v: memories(o, v) == ["new"], {"content": "new", "scope": "LOCAL"}),
