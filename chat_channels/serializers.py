@@ -42,7 +42,7 @@ class Budget(Whole):
         return number
 
 
-class UpdateInput(serializers.Serializer[Any]):
+class ChannelChanges(serializers.Serializer[Any]):
     config = Object(required=False)
     allowed_users = Users(required=False, allow_null=True)
     enabled = Flag(required=False)
@@ -52,16 +52,16 @@ class UpdateInput(serializers.Serializer[Any]):
         return given or []
 
 
-class CreateInput(UpdateInput):
+class ChannelInput(ChannelChanges):
     channel_type = Text(error_messages=_NO_TYPE)
     config = Object()
 
 
-class SendInput(serializers.Serializer[Any]):
+class ChannelSendInput(serializers.Serializer[Any]):
     text = Text(error_messages=_NO_TEXT)
 
 
-class TestInput(serializers.Serializer[Any]):
+class ChannelTestInput(serializers.Serializer[Any]):
     text = Text(required=False, allow_null=True)
 
 

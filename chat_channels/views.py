@@ -18,12 +18,12 @@ from chat_channels.adapters import ADAPTERS
 from chat_channels.adapters.base import Delivery
 from chat_channels.models import Channel
 from chat_channels.serializers import (
+    ChannelChanges,
+    ChannelInput,
     ChannelOutput,
-    CreateInput,
+    ChannelSendInput,
+    ChannelTestInput,
     DiscoverInput,
-    SendInput,
-    TestInput,
-    UpdateInput,
 )
 from config.errors import NotFound
 from config.http import parsed, workspace_uuid
@@ -63,11 +63,11 @@ class ChannelViewSet(WorkspaceViewSet):
         return Response(ChannelOutput(rows, many=True).data)
 
     def create(self, request: Request, **kwargs: Any) -> Response:
-        row = services.create_channel(workspace_id=self.workspace.pk, **parsed(CreateInput, request))
+        row = services.create_channel(workspace_id=self.workspace.pk, **parsed(ChannelInput, request))
         return Response({"id": row.pk, "channel_type": row.channel_type, "enabled": row.enabled}, status=201)
 
     def partial_update(self, request: Request, channel_id: str, **kwargs: Any) -> Response:
-        changes = parsed(UpdateInput, request)
+        changes = parsed(ChannelChanges, request)
         services.update_channel(workspace_id=self.workspace.pk, channel_id=_id(channel_id), changes=changes)
         return Response({"status": "updated"})
 
@@ -76,14 +76,14 @@ class ChannelViewSet(WorkspaceViewSet):
         return Response({"status": "deleted"})
 
     def send(self, request: Request, channel_id: str, **kwargs: Any) -> Response:
-        given = parsed(SendInput, request)
+        given = parsed(ChannelSendInput, request)
         sent = services.send_message(
             workspace_id=self.workspace.pk, channel_id=_id(channel_id), text=given["text"]
         )
         return Response({"status": "sent", **({"failed": sent.failed} if sent.failed else {})})
 
     def test(self, request: Request, channel_id: str, **kwargs: Any) -> Response:
-        given = parsed(TestInput, request)
+        given = parsed(ChannelTestInput, request)
         sent = services.send_test(
             workspace_id=self.workspace.pk, channel_id=_id(channel_id), text=given.get("text") or ""
         )

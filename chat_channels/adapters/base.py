@@ -53,14 +53,23 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Incoming:
-    """A message a person wrote. `key` is the same for every repeat of it, and no other message has it."""
+    """A message a person wrote. `key` is the same for every repeat of it, and no other message has it.
+
+    `user_id` and `username` are the provider's, and nobody else can have them; `name` is what a person calls
+    himself, and proves nothing.
+    """
 
     key: str
     chat_id: str
     user_id: str
     username: str
     text: str
+    name: str = ""
     thread: str = ""
+
+    @property
+    def shown_name(self) -> str:
+        return self.username or self.name or self.user_id
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,9 @@ class Discord(Adapter):
         text = "\n".join(_texts(inner(body, "data").get("options"))).strip()
         if body.get("type") != _COMMAND or not (key and chat and text):
             return None
-        return Incoming(key, chat, text_in(user, "id"), text_in(user, "username", "global_name"), text)
+        return Incoming(
+            key, chat, text_in(user, "id"), text_in(user, "username"), text, text_in(user, "global_name")
+        )
 
     def send(self, config: Config, message: Outgoing) -> None:
         body = {"content": message.text, "allowed_mentions": {"parse": []}}  # an agent calls nobody together

@@ -101,7 +101,7 @@ class Lark(Adapter):
         if not (key and chat and text) or sender.get("sender_type") not in {None, "user"}:
             return None
         user = text_in(inner(sender, "sender_id"), "open_id", "user_id")
-        return Incoming(key, chat, user, user, text)
+        return Incoming(key, chat, user, "", text)
 
     def send(self, config: Config, message: Outgoing) -> None:
         text = message.text.replace("<at", "<\u200bat")  # `<at user_id="all">` would call everybody

@@ -89,7 +89,7 @@ class Slack(Adapter):
             key=f"{chat}:{stamp}",  # a mention is told twice, as two events about one message
             chat_id=chat,
             user_id=text_in(event, "user"),
-            username=text_in(event, "username", "user"),
+            username="",
             text=_plain(text),
             thread=text_in(event, "thread_ts"),
         )

@@ -77,7 +77,8 @@ class Telegram(Adapter):
             key=key,
             chat_id=chat,
             user_id=text_in(sender, "id"),
-            username=text_in(sender, "username", "first_name"),
+            username=text_in(sender, "username"),
+            name=text_in(sender, "first_name"),
             text=text,
             thread=text_in(message, "message_thread_id") if message.get("is_topic_message") else "",
         )

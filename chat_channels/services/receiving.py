@@ -71,8 +71,11 @@ def _taken(known: list[Listener], said: Incoming) -> Outcome:
 
 
 def _may_write(listener: Listener, said: Incoming) -> bool:
-    who = {user(said.user_id), user(said.username)} - {""}
-    return not listener.allowed_users or bool(listener.allowed_users & who)
+    """A number on the list is an id: some providers let people take one for a name."""
+    who = {user(said.user_id)}
+    if not said.username.isdecimal():
+        who.add(user(said.username))
+    return not listener.allowed_users or bool(listener.allowed_users & (who - {""}))
 
 
 def _accept(listener: Listener, said: Incoming) -> bool:
@@ -100,7 +103,7 @@ def _stored(listener: Listener, said: Incoming, key: str) -> bool:
         delivery_key=key,
         chat_id=storable(said.chat_id)[:KEY_CHARS],
         thread=storable(said.thread)[:KEY_CHARS],
-        username=storable(said.username)[:KEY_CHARS],
+        username=storable(said.shown_name)[:KEY_CHARS],
         text=shortened(storable(said.text)),
     )
     ChannelMessage.objects.bulk_create([message], ignore_conflicts=True)

@@ -13,7 +13,6 @@ from uuid import UUID
 import structlog
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from access.ciphers import CannotUnseal
 from chat_channels.adapters import ADAPTERS
@@ -58,7 +57,6 @@ class NewChannel:
             allowed_users=list(self.allowed_users),
             enabled=self.enabled,
             channel_budget=self.channel_budget,
-            updated_at=timezone.now(),
         )
 
 

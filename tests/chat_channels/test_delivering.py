@@ -10,19 +10,24 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from a2a.models import QueueItem
+from a2a.services.drain import drain
+from a2a.services.queue import drop
 from activity.models import ActivityLog, StructureEvent
 from activity.services import complete_activity, log_activity
+from activity.supervision import subsystems
 from chat_channels.models import Channel, ChannelMessage, Status
 from chat_channels.services import deliver as work_on
 from chat_channels.services import sweep
 from chat_channels.services.delivering import STOPPED, keeper
-from chat_channels.services.sweeping import KEPT, PATIENCE
+from chat_channels.services.sweeping import KEPT, PATIENCE, Swept
+from chat_channels.tasks import manager
 from tests.a2a.fake_agent import FakeAgent, answers, hangs_up, waits
 from tests.a2a.fake_agent import said as agent_said
 from tests.chat_channels.conftest import Doorbell, Make
 from tests.chat_channels.providers import Provider
 from tests.chat_channels.webhooks import PROVIDERS, deliver, said
 from tests.conftest import at_once
+from tests.waiting import eventually
 from tests.workspaces.factories import WorkspaceFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -120,8 +125,6 @@ def test_a_busy_agent_gets_it_from_the_queue_and_the_answer_is_posted(
     assert now_stored(message).status == Status.WAITING
     assert ActivityLog.objects.filter(workspace_id=row.pk).count() == 1
     QueueItem.objects.update(next_attempt_at=None)
-    from a2a.services.drain import drain
-
     drain(row.pk)
     doorbell.work()
     assert provider.texts == ["later"]
@@ -141,8 +144,6 @@ def test_an_agent_that_is_away_gets_it_when_it_is_back(make: Make, provider: Pro
 def test_a_message_given_up_by_the_queue_has_failed(
     row: Any, make: Make, agent: FakeAgent, doorbell: Doorbell
 ):
-    from a2a.services.queue import drop
-
     make(row)
     agent.behaves(answers({"busy": True}, 503))
     message = arrived()
@@ -215,8 +216,6 @@ def test_a_channel_deleted_during_the_turn_ends_it_quietly(
     agent.behaves(waits())
 
     def delete() -> None:
-        from tests.waiting import eventually
-
         eventually(lambda: bool(agent.requests))
         channel.delete()
         agent.released.set()
@@ -376,13 +375,10 @@ def test_what_is_old_goes_and_a_tick_with_nothing_to_do_costs_two_queries(
     assert sweep(timezone.now()).pruned == 1
     assert list(ChannelMessage.objects.all()) == [new]
     with django_assert_num_queries(2):
-        assert sweep(timezone.now()) == sweep.__globals__["Swept"]()
+        assert sweep(timezone.now()) == Swept()
 
 
 def test_the_manager_ticks_under_its_name(make: Make, row: Any):
-    from activity.supervision import subsystems
-    from chat_channels.tasks import manager
-
     assert "channel-manager" in subsystems()
     manager()
     standing = subsystems()["channel-manager"]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 
 from activity.models import ActivityLog, StructureEvent
 from chat_channels import manager
@@ -246,6 +247,26 @@ def test_a_writer_without_any_name_is_not_on_a_list(make: Make):
     assert outcome(deliver("telegram", value)) == "ignored"
 
 
+def test_a_name_that_a_person_gives_himself_proves_nothing(make: Make):
+    make(WorkspaceFactory(), allowed_users=["ada"])
+    value = said("telegram")
+    value["message"]["from"] = {"id": 5, "first_name": "ada"}
+    assert outcome(deliver("telegram", value)) == "ignored"
+    make(WorkspaceFactory(), "discord", allowed_users=["123456789012345678"])
+    named = said("discord", user="123456789012345678")  # chosen as a name
+    assert outcome(deliver("discord", named)) == "ignored"
+    named["member"]["user"]["id"] = "123456789012345678"
+    assert outcome(deliver("discord", named)) == "accepted"
+
+
+def test_who_has_no_name_is_shown_by_what_there_is(make: Make):
+    make(WorkspaceFactory())
+    value = said("telegram")
+    value["message"]["from"] = {"id": 5, "first_name": "Ada"}
+    deliver("telegram", value)
+    assert ChannelMessage.objects.get().username == "Ada"
+
+
 def changed(channel_type: str, **changes: Any) -> Any:
     value = said(channel_type)
     part = {"telegram": "message", "slack": "event"}.get(channel_type)
@@ -371,8 +392,6 @@ def test_a_change_that_was_not_told_is_seen_all_the_same(make: Make, monkeypatch
 
 
 def test_without_valkey_every_look_is_a_fresh_one(make: Make, settings: Any, monkeypatch: pytest.MonkeyPatch):
-    import redis
-
     channel = make(WorkspaceFactory())
     away = redis.Redis(host="127.0.0.1", port=1, socket_connect_timeout=0.2)
     monkeypatch.setattr(manager, "client", lambda: away)
