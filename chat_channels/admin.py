@@ -10,6 +10,7 @@ from config.admin import ReadOnlyAdmin
 
 @admin.register(Channel)
 class ChannelAdmin(ReadOnlyAdmin[Channel]):
+    of_workspace = ("workspace_id",)
     list_display = (
         "workspace",
         "channel_type",
@@ -29,6 +30,7 @@ class ChannelAdmin(ReadOnlyAdmin[Channel]):
 
 @admin.register(ChannelMessage)
 class ChannelMessageAdmin(ReadOnlyAdmin[ChannelMessage]):
+    of_workspace = ("channel__workspace_id",)
     list_display = ("created_at", "workspace", "channel_type", "direction", "status", "attempts", "error")
     list_filter = ("status", "direction", "channel__channel_type")
     list_select_related = ("channel__workspace",)

@@ -13,6 +13,7 @@ from django.urls import reverse
 from a2a.models import KeptKind, QueueItem
 from access.models import TokenKind, WorkspaceAuthToken
 from access.services import mint_token
+from chat_channels.models import Channel, ChannelMessage
 from config.admin import ReadOnlyAdmin
 from console.models import OperatorAction, OrgScope
 from delegations.models import Delegation
@@ -55,6 +56,7 @@ def confined(role: str, *roots: Workspace) -> Client:
 def rows_of(row: Workspace, other: Workspace) -> list[Any]:
     """One of every table with rows of an org."""
     mint_token(workspace_id=row.pk, kind=TokenKind.API)
+    channel = Channel.objects.create(workspace=row, channel_type="telegram")
     return [
         row,
         delegated(row, other, text="task", key=str(row.pk)),
@@ -62,6 +64,8 @@ def rows_of(row: Workspace, other: Workspace) -> list[Any]:
         KeyValue.objects.create(workspace=row, key="k", value={}),
         QueueItem.objects.create(workspace=row, caller_kind=KeptKind.CANVAS, body={}),
         WorkspaceAuthToken.objects.get(workspace=row),
+        channel,
+        ChannelMessage.objects.create(channel=channel, direction="inbound", status="done", text="t"),
     ]
 
 
