@@ -23,6 +23,7 @@ CHAT_ID = "chat_id"
 BOT_TOKEN = "bot_token"
 WEBHOOK_SECRET = "webhook_secret"
 WEBHOOK_URL = "webhook_url"
+MOST_CHATS = 20
 TOLERANCE_S = 300  # how old, or how far ahead, a signed timestamp may be
 
 
@@ -114,6 +115,8 @@ class Adapter(ABC):
         for field in self.config_schema:
             if field.required and not config.get(field.key):
                 return f"missing required field: {field.key}"
+        if len(chats_of(config)) > MOST_CHATS:
+            return f"{CHAT_ID} takes at most {MOST_CHATS} chats"
         return self.complaint(config)
 
     def complaint(self, config: Config) -> str:

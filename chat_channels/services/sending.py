@@ -38,19 +38,20 @@ class Sent:
     failed: tuple[str, ...] = ()
 
 
-def send_message(*, workspace_id: UUID, channel_id: UUID, text: str, until: float | None = None) -> Sent:
-    """Say it in all chats of the channel. Raises NotFound, Conflict (disabled), TooManyRequests (the budget
-    is used up), BadRequest (no text), NotTaken when no chat has it.
+def send_message(*, workspace_id: UUID, channel_id: UUID, text: str) -> Sent:
+    """Say it in all chats of the channel, within 30 s. Raises NotFound, Conflict (disabled), TooManyRequests
+    (the budget is used up), BadRequest (no text), NotTaken when no chat has it.
     """
     row = get_channel(workspace_id, channel_id)
     if not row.enabled:
         raise Conflict("channel is disabled")
-    return _sent(row, text, until)
+    return _sent(row, text, time.monotonic() + POSTING_S)
 
 
 def send_test(*, workspace_id: UUID, channel_id: UUID, text: str) -> Sent:
     """The same, for a channel that is not enabled yet, too; without a text it says one of its own."""
-    return _sent(get_channel(workspace_id, channel_id), text or TEST_TEXT, None)
+    row = get_channel(workspace_id, channel_id)
+    return _sent(row, text or TEST_TEXT, time.monotonic() + POSTING_S)
 
 
 def post_to_channels(workspace_id: UUID, text: str, *, within_s: float = POSTING_S) -> list[str]:
@@ -96,7 +97,7 @@ def count_message(channel_id: UUID) -> bool:
     return bool(rows.update(message_count=F("message_count") + 1, last_message_at=Now()))
 
 
-def _sent(row: Channel, text: str, until: float | None) -> Sent:
+def _sent(row: Channel, text: str, until: float) -> Sent:
     text = storable(text)
     if not text.strip() or len(text) > TEXT_CHARS:
         raise BadRequest(f"text is required, and has at most {TEXT_CHARS} characters")

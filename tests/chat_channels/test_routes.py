@@ -105,6 +105,7 @@ def test_a_list_is_bare_and_takes_no_query_per_row(make: Make, django_assert_max
         ({"channel_type": "telegram", "config": TELEGRAM, "channel_budget": -1}, "channel_budget"),
         ({"channel_type": "slack", "config": {"bot_token": "x"}}, "missing required field: chat_id"),
         ({"channel_type": "slack", "config": {}}, "needs a bot_token"),
+        ({"channel_type": "telegram", "config": TELEGRAM | {"chat_id": "1," * 21}}, "at most 20 chats"),
         (
             {"channel_type": "slack", "config": {"webhook_url": "https://evil.test/x"}},
             "https://hooks.slack.com/",
@@ -116,7 +117,7 @@ def test_a_list_is_bare_and_takes_no_query_per_row(make: Make, django_assert_max
         ),
         ({"channel_type": "lark", "config": {"webhook_url": "https://169.254.169.254/"}}, "https://open"),
     ],
-    ids=range(18),
+    ids=range(19),
 )
 def test_what_cannot_be_a_channel_is_refused(body: dict[str, Any], complaint: str):
     row = WorkspaceFactory()

@@ -13,7 +13,7 @@ from activity.models import StructureEvent
 from chat_channels import wire
 from chat_channels.adapters.base import pieces
 from chat_channels.models import Channel, ChannelMessage
-from chat_channels.services import post_to_channels, recent_context, send_message
+from chat_channels.services import post_to_channels, recent_context, send_message, sending
 from config.errors import TooManyRequests
 from tests.chat_channels.conftest import Make
 from tests.chat_channels.providers import DISCORD_TOKEN, TELEGRAM_TOKEN, Provider
@@ -176,6 +176,15 @@ def test_a_test_needs_no_body(make: Make, provider: Provider):
     path = f"/workspaces/{channel.workspace_id}/channels/{channel.pk}/test"
     client = Client(headers={"Authorization": f"Bearer {ADMIN_TOKEN}"})
     assert client.generic("POST", path, b"", content_type="application/json").status_code == 200
+
+
+def test_a_text_for_many_chats_takes_no_longer_than_it_may(
+    make: Make, provider: Provider, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sending, "POSTING_S", 0.3)
+    provider.hangs = threading.Event()
+    assert send(make(WorkspaceFactory(), config={"chat_id": "-100,-200,5,6,7"})).status_code == 502
+    assert len(provider.asked) == 1
 
 
 # --- The budget
