@@ -18,7 +18,7 @@ from activity.redaction import storable
 from config.errors import BadRequest
 from config.settings import env as declared
 from memory.models import Scope
-from orgimport.env_files import expand
+from orgimport.env_files import unresolved
 from orgimport.fields import Fields, Findings
 from orgimport.folder import Folder
 from orgimport.template import Node, step
@@ -216,7 +216,7 @@ class NodeReader:
         return url
 
     def _expanded(self, fields: Fields, key: str, text: str, env: Mapping[str, str]) -> str:
-        value, missing = expand(text, {**allowed_variables(), **env})
+        value, missing = unresolved(text, {**allowed_variables(), **env})
         if missing:
             fields.problem(key, f"has variables without a value: {', '.join(missing)}")
             return ""

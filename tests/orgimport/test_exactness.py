@@ -123,6 +123,17 @@ def test_the_node_whose_parent_went_is_named(monkeypatch: pytest.MonkeyPatch):
     assert (answer.json()["error"], answer.json()["count"]) == (told, 2)
 
 
+def test_a_variable_whose_value_names_a_variable_is_unresolved(put: Put):
+    put("own/org.yaml", "name: x\nworkspaces: [{name: A, workspace_dir: '${REC}/x'}]\n")
+    put("own/.env", "REC=/srv/${REC}\n")
+    (error,) = post(dir="own").json()["errors"]
+    assert error == {
+        "path": "A",
+        "field": "workspace_dir",
+        "message": "has variables without a value: ${REC}",
+    }
+
+
 def test_a_mark_of_byte_order_is_no_part_of_a_key():
     assert parse("\ufeffA_KEY=1\n") == ({"A_KEY": "1"}, [])
 
