@@ -28,6 +28,7 @@ class Job(StrEnum):
     A2A_DRAIN = "a2a.drain"
     DELEGATE = "delegations.dispatch"
     DELEGATIONS_OF_REMOVED = "delegations.of_removed"
+    SCHEDULE_FIRE = "schedules.fire"
     IMAGE_REFRESH = "provisioning.image_refresh"
     MEMORY_DELIVER = "memory.deliver"
     REPAIR = "console.repair"
@@ -55,6 +56,7 @@ class Job(StrEnum):
     DELEGATION_SWEEPER = "delegation-sweeper"
     FLEET_SAMPLER = "fleet-sampler"
     REPAIRS = "repairs"
+    SCHEDULER = "scheduler"
 
     QUEUE_PROBE = "queue-probe"
 
@@ -74,6 +76,7 @@ QUEUES: dict[Job, str] = {
     Job.A2A_DRAIN: "delegations",
     Job.DELEGATE: "delegations",
     Job.DELEGATIONS_OF_REMOVED: "delegations",
+    Job.SCHEDULE_FIRE: "delegations",  # waits for an agent, too
     Job.IMAGE_REFRESH: "images",
     Job.MEMORY_DELIVER: "bulk",
     Job.REPAIR: "teardown",
@@ -109,6 +112,7 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.DELEGATION_SWEEPER: "DELEGATION_SWEEPER_INTERVAL_S",
     Job.FLEET_SAMPLER: 60,
     Job.REPAIRS: 30,
+    Job.SCHEDULER: "SCHEDULER_INTERVAL_S",
 }
 
 # Sweep -> whether it has something to do in this deployment; filled by its room in ready(). Without an entry

@@ -17,6 +17,7 @@ urlpatterns = [
     path("", include("memory.urls")),
     path("", include("a2a.urls")),
     path("", include("delegations.urls")),
+    path("", include("schedules.urls")),
     path("", include("workspaces.urls")),
     path("console/", admin.site.urls),
 ]

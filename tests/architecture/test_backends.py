@@ -22,6 +22,7 @@ ROOMS = [
     "provisioning",
     "a2a",
     "delegations",
+    "schedules",
     "orgimport",
     "console",
     "stack",

@@ -18,9 +18,6 @@ READERS = {"activity/events.py", "activity/hub.py", "activity/consumers.py"}
 # Names that clients know and no room emits yet. An entry is removed with its first emitter.
 AWAITED = {
     EventType.CHANNEL_MESSAGE: "the room of the channels",
-    EventType.CRON_EXECUTED: "the schedules",
-    EventType.CRON_SKIPPED: "the schedules",
-    EventType.CRON_QUEUED: "the schedules",
 }
 
 

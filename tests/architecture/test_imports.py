@@ -23,7 +23,7 @@ ROOMS = [
     "a2a",
     "console",
 ]
-ROOMS += ["delegations", "orgimport", "templates", "uploads", "agent", "stack", "bench"]
+ROOMS += ["delegations", "schedules", "orgimport", "templates", "uploads", "agent", "stack", "bench"]
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:

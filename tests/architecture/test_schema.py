@@ -13,6 +13,7 @@ from activity.services import INBOX_TYPE
 from console.models import Outcome
 from delegations import models as delegations
 from provisioning.models import OPEN, RunKind, RunState
+from schedules.models import Source as ScheduleSource
 from uploads.models import Storage
 from workspaces.models import ALIVE, Access, DeliveryMode, Status, UrlSource, Workspace
 from workspaces.services import creation
@@ -32,6 +33,7 @@ CHECKS: dict[str, type[models.TextChoices]] = {
     "delegations_status": delegations.Status,
     "delegations_source": delegations.Source,
     "delegations_delivery": delegations.Delivery,
+    "workspace_schedules_source": ScheduleSource,
     "operator_actions_outcome": Outcome,
 }
 PREDICATES = {
@@ -58,6 +60,7 @@ OURS = [
     "memory_store",
     "a2a",
     "delegations",
+    "schedules",
     "console",
 ]
 

@@ -24,6 +24,7 @@ PRODUCT = [
     "provisioning",
     "a2a",
     "delegations",
+    "schedules",
     "orgimport",
     "console",
 ]

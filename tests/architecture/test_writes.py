@@ -24,6 +24,7 @@ ROOMS = [
     "provisioning",
     "a2a",
     "delegations",
+    "schedules",
     "orgimport",
     "console",
 ]

@@ -1,0 +1,8 @@
+"""The verbs over schedules: making them, the scheduler's tick, a run and its outcome, by subject."""
+
+from schedules.services.claiming import tick
+from schedules.services.crud import create_schedule, delete_schedule, update_schedule
+from schedules.services.firing import fire
+from schedules.services.removal import stop_with_workspaces
+
+__all__ = ["create_schedule", "delete_schedule", "fire", "stop_with_workspaces", "tick", "update_schedule"]
