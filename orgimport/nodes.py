@@ -19,6 +19,7 @@ from config.settings import env as declared
 from orgimport.env_files import expand
 from orgimport.fields import Fields, Findings
 from orgimport.folder import Folder
+from orgimport.schedules import read_schedules
 from orgimport.template import Node
 from templates.folders import UnsafePath
 from templates.listing import chosen_by, template_folder
@@ -36,7 +37,6 @@ from workspaces.slugs import NAME_CHARS, ROLE_CHARS, is_usable_folder
 
 MODEL_CHARS = 100
 IDLE_INTERVAL_S = 600
-MAX_SCHEDULES = 100
 MAX_TASKS = 2**31 - 1
 _PLUGIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _URL_WITHOUT_DIAL = re.compile(r"https?://[^\s/]+\S*")
@@ -152,7 +152,7 @@ class NodeReader:
             plugins=tuple(_merged_plugins(defaults.plugins, _plugins(fields))),
             category_routing=_merged_routing(defaults.category_routing, _routing(fields)),
             memories=_memories(fields) or defaults.memories,
-            schedules=tuple(fields.mappings("schedules")),
+            schedules=read_schedules(fields, self._folder, files_dir),
             channels=tuple(fields.mappings("channels")),
             url=self._url(fields, env) if runtime == EXTERNAL else "",
             canvas=_canvas(fields) if depth == 1 else None,

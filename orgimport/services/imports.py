@@ -28,6 +28,7 @@ from orgimport.services.pruning import Pruned, Pruning, Tree, plan_pruning, prun
 from orgimport.services.walk import Stopped, Stored, Walk
 from orgimport.template import Node, OrgTemplate
 from provisioning.services.plugins import install_missing
+from schedules.services import Planted, refresh_schedules
 from templates.allowlists import allowlists
 from workspaces.models import Workspace
 from workspaces.selectors import chains
@@ -37,12 +38,12 @@ log = structlog.get_logger(__name__)
 
 IMPORTS = "molecule_org_import_total"
 NODES = "molecule_org_import_nodes_total"
-NO_SCHEDULES = "schedules are not available in this deployment"
+NOT_REFRESHED = "the database refused it or cannot be asked"
 
 
 class Mode(StrEnum):
     """`merge` adds what is missing and touches nothing else. `reconcile` also gives what exists the plugins
-    it lacks, and removes what the template made and declares no more.
+    it lacks and the schedules of the template, and removes what the template made and declares no more.
     """
 
     MERGE = "merge"
@@ -206,18 +207,22 @@ def _walked(
     except Stopped as stopped:
         outcome.error = str(stopped)
     reconciles = asked.mode == Mode.RECONCILE and not outcome.error
+    planted = walk.schedules
+    if reconciles:
+        planted = planted | _renewed_schedules([one for one in walk.stored.values() if not one.is_new])
     for _, stored in sorted(walk.stored.items()):
         its = contents[stored.place.node.path]
-        entry = _entry(stored, its)
+        schedules = planted.get(stored.row.pk, Planted())
+        entry = _entry(stored, its, schedules)
         if reconciles and not stored.is_new:
-            entry |= _refreshed(stored, its, asked.actor)
+            entry |= _refreshed(stored, its, schedules, asked.actor)
         outcome.entries.append(entry)
     if reconciles and outcome.entries:
         outcome.pruned = prune(asked.template, asked.parent_id)
     return outcome
 
 
-def _entry(stored: Stored, contents: Contents) -> dict[str, Any]:
+def _entry(stored: Stored, contents: Contents, schedules: Planted) -> dict[str, Any]:
     row, node = stored.row, stored.place.node
     entry: dict[str, Any] = {"id": row.pk, "name": row.name, "tier": row.tier}
     if not stored.is_new:
@@ -225,27 +230,39 @@ def _entry(stored: Stored, contents: Contents) -> dict[str, Any]:
     entry |= {"parent_id": row.parent_id, "path": node.path, "status": row.status}
     if not stored.is_new:
         return entry
-    return entry | _lists(node, plugins=contents.plugins, refused=contents.skipped_plugins)
+    return entry | _lists(node, schedules, plugins=contents.plugins, refused=contents.skipped_plugins)
 
 
-def _refreshed(stored: Stored, contents: Contents, actor: str) -> dict[str, Any]:
+def _renewed_schedules(found: list[Stored]) -> dict[UUID, Planted]:
+    """What became of the schedules of workspaces that existed; a database that refuses stops nothing."""
+    declared = {one.row.pk: one.place.node.schedules.declared for one in found}
+    try:
+        return refresh_schedules(declared)
+    except (DatabaseError, InterfaceError):
+        log.exception("import.schedules_failed")
+        return {
+            row: Planted(refused=[(one.name, NOT_REFRESHED) for one in wanted])
+            for row, wanted in declared.items()
+        }
+
+
+def _refreshed(stored: Stored, contents: Contents, schedules: Planted, actor: str) -> dict[str, Any]:
     added, failed = install_missing(stored.row, contents.plugins, actor=actor)
     return {"refreshed": True} | _lists(
-        stored.place.node, plugins=added, refused={**contents.skipped_plugins, **failed}
+        stored.place.node, schedules, plugins=added, refused={**contents.skipped_plugins, **failed}
     )
 
 
-def _lists(node: Node, *, plugins: Iterable[str], refused: Mapping[str, str]) -> dict[str, Any]:
+def _lists(
+    node: Node, schedules: Planted, *, plugins: Iterable[str], refused: Mapping[str, str]
+) -> dict[str, Any]:
     """What became of the parts of a node; what is empty is left out."""
     lists = {
         "channels_skipped": [_channel(node, channel) for channel in node.channels],
+        "schedules": schedules.names,
         "schedules_skipped": [
-            {
-                "workspace": node.name,
-                "name": str(one.get("name") or f"schedule-{number}"),
-                "reason": NO_SCHEDULES,
-            }
-            for number, one in enumerate(node.schedules, start=1)
+            {"workspace": node.name, "name": name, "reason": reason}
+            for name, reason in [*node.schedules.refused, *schedules.refused]
         ],
         "plugins": list(plugins),
         "plugins_skipped": [

@@ -2,7 +2,19 @@
 
 from schedules.services.claiming import tick
 from schedules.services.crud import create_schedule, delete_schedule, update_schedule
+from schedules.services.declared import Declared, Planted, plant_schedules, refresh_schedules
 from schedules.services.firing import fire
 from schedules.services.removal import stop_with_workspaces
 
-__all__ = ["create_schedule", "delete_schedule", "fire", "stop_with_workspaces", "tick", "update_schedule"]
+__all__ = [
+    "Declared",
+    "Planted",
+    "create_schedule",
+    "delete_schedule",
+    "fire",
+    "plant_schedules",
+    "refresh_schedules",
+    "stop_with_workspaces",
+    "tick",
+    "update_schedule",
+]
