@@ -137,8 +137,13 @@ def self_scheduling(workspace_ids: set[UUID]) -> set[UUID]:
     except redis.RedisError as error:
         log.warning("cache.unavailable", error=str(error))
         return set()
-    return {
-        one
-        for one, known in zip(ids, stored, strict=True)  # type: ignore[arg-type]
-        if isinstance(known, bytes) and orjson.loads(known).get("capabilities", {}).get("scheduler") is True
-    }
+    return {one for one, known in zip(ids, stored, strict=True) if _declares(known)}  # type: ignore[arg-type]
+
+
+def _declares(known: object) -> bool:
+    try:
+        declared = orjson.loads(known) if isinstance(known, bytes) else {}
+    except orjson.JSONDecodeError:
+        return False
+    capabilities = declared.get("capabilities") if isinstance(declared, dict) else None
+    return isinstance(capabilities, dict) and capabilities.get("scheduler") is True

@@ -12,6 +12,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from a2a.services.queue import active_item
 from activity.events import EventType, record
 from activity.redaction import scrubbed, storable
 from activity.services import log_activity
@@ -65,7 +66,8 @@ def finish(
             return False
         row.slot = row.lease_expires_at = None
         row.last_run_at, row.run_count = began, row.run_count + 1
-        _write(row, outcome, began)
+        has_ended = outcome.status == QUEUED and active_item(row.workspace_id, str(row.pk)) is None
+        _write(row, outcome, began, keeps_status=has_ended)  # its end was written down before this
     return True
 
 
@@ -76,7 +78,7 @@ def finish_queued(workspace_id: UUID, schedule_id: UUID, outcome: Outcome, *, be
     row = Schedule.objects.of(workspace_id, schedule_id).select_for_update().first()
     if row is None:
         return False
-    is_latest = row.last_status == QUEUED  # or a later run has had its say
+    is_latest = row.last_status == QUEUED or row.slot is not None  # else a later run has had its say
     _write(row, outcome, began, keeps_status=not is_latest)
     return True
 

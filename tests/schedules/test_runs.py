@@ -251,6 +251,24 @@ def test_a_run_that_waited_comes_to_its_end_when_the_agent_has_a_hand_free(
     assert heard == [(made.workspace_id, "echo: report")]
 
 
+def test_a_message_that_leaves_the_queue_at_once_is_not_shown_as_waiting(
+    agent: FakeAgent, doorbell: Doorbell, monkeypatch: pytest.MonkeyPatch
+):
+    """Its end is written down before the run itself is."""
+    made = scheduled(agent, workspace=BUSY, last_status="error")
+    real = firing._kept
+
+    def drained_at_once(*given: Any) -> Any:
+        outcome = real(*given)
+        Workspace.objects.update(active_tasks=0)
+        assert drain(made.workspace_id) == 1
+        return outcome
+
+    monkeypatch.setattr(firing, "_kept", drained_at_once)
+    run(made, doorbell)
+    assert (made.last_status, made.run_count) == ("ok", 1)
+
+
 def test_a_late_end_does_not_hide_a_later_run(agent: FakeAgent, doorbell: Doorbell):
     made = run(scheduled(agent, workspace=BUSY), doorbell)
     Schedule.objects.update(last_status="error", last_error="later")

@@ -273,11 +273,12 @@ def test_a_row_without_a_next_time_gets_one_and_does_not_run(doorbell: Doorbell)
 
 
 def test_a_runtime_that_keeps_its_schedules_itself_is_left_alone(valkey: Any, doorbell: Doorbell):
-    made, other = ScheduleFactory(), ScheduleFactory()
+    made, other, odd = ScheduleFactory(), ScheduleFactory(), ScheduleFactory()
+    valkey.set(runtime_key(odd.workspace_id), b"[")
     valkey.set(runtime_key(made.workspace_id), b'{"capabilities":{"scheduler":true}}')
     valkey.set(runtime_key(other.workspace_id), b'{"capabilities":{"scheduler":false}}')
-    ticked(NOW, claimed=1, native=1)
-    assert doorbell.for_runs() == [other.pk]
+    ticked(NOW, claimed=2, native=1)
+    assert set(doorbell.for_runs()) == {other.pk, odd.pk}
     made.refresh_from_db()
     assert made.next_run_at == datetime(2026, 11, 27, 5, 5, tzinfo=UTC)
     assert (made.run_count, made.last_status, made.last_run_at) == (0, "", None)
