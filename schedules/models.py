@@ -6,7 +6,7 @@ from typing import Self
 from uuid import UUID, uuid4
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import ExpressionWrapper, Q
 from django.db.models.functions import Now
 
 NAME_UNIQUE = "workspace_schedules_name_uniq"
@@ -26,8 +26,9 @@ class ScheduleQuerySet(models.QuerySet["Schedule"]):
         return self.filter(pk=schedule_id, workspace_id=workspace_id)
 
     def in_flight(self) -> Self:
-        """Claimed, or being fired."""
-        return self.filter(slot__isnull=False)
+        """Claimed, or being fired; `is_abandoned` says whether the lease is over by the database's clock."""
+        expired = ExpressionWrapper(Q(lease_expires_at__lte=Now()), models.BooleanField(null=True))
+        return self.filter(slot__isnull=False).annotate(is_abandoned=expired)
 
     def waiting(self) -> Self:
         """Claimed, and no worker has begun."""
@@ -60,6 +61,7 @@ class Schedule(models.Model):
     stopped_by_removal = models.BooleanField(default=False, db_default=False)  # ran until its workspace went
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(db_default=Now())
+    is_abandoned: bool | None  # set by in_flight()
     objects = ScheduleQuerySet.as_manager()
 
     class Meta:

@@ -44,7 +44,7 @@ def tick(now: datetime) -> dict[str, int]:
     done: Counter[str] = Counter(claimed=0, native=0, rung=0, lost=0, computed=0, errors=0)
     due, in_flight = _look(now)
     for row in in_flight:
-        _attempt(done, row, partial(_look_after, row, now))
+        _attempt(done, row, partial(_look_after, row))
     native = self_scheduling({row.workspace_id for row in due})
     for row in due:
         _attempt(done, row, partial(_claim, row, now, is_native=row.workspace_id in native))
@@ -76,15 +76,15 @@ def _attempt(done: Counter[str], row: Schedule, act: Callable[[], str | None]) -
         done["errors"] += 1
 
 
-def _look_after(row: Schedule, now: datetime) -> str | None:
+def _look_after(row: Schedule) -> str | None:
     """What became of a claim: nobody has begun, so it is rung for again; or its worker has died."""
     if row.lease_expires_at is None:
         enqueue(Job.SCHEDULE_FIRE, schedule_id=row.pk)
         return "rung"
-    if row.lease_expires_at > now:
+    if not row.is_abandoned:
         return None
     outcome = Outcome(ERROR, error=WORKER_LOST)
-    return "lost" if finish(row, outcome, began=row.lease_expires_at, only_expired_before=now) else None
+    return "lost" if finish(row, outcome, began=row.lease_expires_at, only_abandoned=True) else None
 
 
 def _claim(seen: Schedule, now: datetime, *, is_native: bool) -> str | None:

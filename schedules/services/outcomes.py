@@ -47,19 +47,17 @@ class _Told:
     more: dict[str, str]
 
 
-def finish(
-    claim: Claim, outcome: Outcome, *, began: datetime, only_expired_before: datetime | None = None
-) -> bool:
+def finish(claim: Claim, outcome: Outcome, *, began: datetime, only_abandoned: bool = False) -> bool:
     """End a claimed run. False: the schedule is gone, or somebody else has ended the run.
 
-    `only_expired_before`: end it for its worker, which has not renewed its lease since.
+    `only_abandoned`: end it for its worker, which has let its lease expire.
     """
     with bounded():
         _hold(claim.workspace_id)
         rows = Schedule.objects.of(claim.workspace_id, claim.pk)
         rows = rows.filter(slot=claim.slot, lease_expires_at__isnull=False)
-        if only_expired_before is not None:
-            rows = rows.filter(lease_expires_at__lte=only_expired_before)
+        if only_abandoned:
+            rows = rows.filter(lease_expires_at__lte=Now())
         row = rows.select_for_update().first()
         if row is None:
             log.info("schedule.run_not_ours", schedule_id=str(claim.pk))

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from activity.models import ActivityLog, BackgroundJob, StructureEvent
 from schedules import tasks
+from schedules.leases import renew
 from schedules.models import Schedule
 from schedules.services import claiming, fire, firing, tick
 from schedules.statements import bounded
@@ -171,6 +172,16 @@ def test_a_run_whose_worker_died_is_told_and_not_repeated(agent: FakeAgent, door
     assert ActivityLog.objects.get(activity_type="cron_run").status == "error"
 
 
+def test_a_worker_that_lives_keeps_its_lease():
+    made, claimed = ScheduleFactory(), ScheduleFactory()
+    ticked(claimed=2)
+    assert firing._take(made.pk)
+    Schedule.objects.filter(pk=made.pk).update(lease_expires_at=timezone.now() + timedelta(seconds=1))
+    assert renew([str(made.pk), str(claimed.pk)]) == 1
+    made.refresh_from_db()
+    assert made.lease_expires_at > timezone.now() + timedelta(seconds=30)
+
+
 def test_a_worker_that_comes_back_late_writes_nothing(agent: FakeAgent, doorbell: Doorbell):
     agent.behaves(waits())
     made = scheduled(agent)
@@ -196,15 +207,17 @@ def test_a_schedule_does_not_overlap_itself(agent: FakeAgent, doorbell: Doorbell
 
     def many_ticks() -> None:
         eventually(lambda: bool(agent.requests))
-        for minutes in range(1, 4):
-            ticked(timezone.now() + timedelta(seconds=minutes))
+        Schedule.objects.update(next_run_at=PAST)  # a minute has passed
+        for _ in range(3):
+            ticked()
         agent.released.set()
 
     assert at_once(doorbell.work, many_ticks) == [None, None]
     assert len(agent.requests) == 1
-    Schedule.objects.update(next_run_at=PAST)
     ticked(claimed=1)
-    assert Schedule.objects.get(pk=made.pk).run_count == 1
+    doorbell.work()
+    assert len(agent.requests) == 2
+    assert Schedule.objects.get(pk=made.pk).run_count == 2
 
 
 # --- Rows that cannot be handled
