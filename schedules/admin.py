@@ -12,6 +12,7 @@ PREVIEW_CHARS = 200
 
 @admin.register(Schedule)
 class ScheduleAdmin(ReadOnlyAdmin[Schedule]):
+    of_workspace = ("workspace_id",)
     list_display = (
         "shown_name",
         "workspace",

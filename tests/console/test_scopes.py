@@ -20,6 +20,7 @@ from memory.models import AgentMemory, KeyValue
 from tests.console.conftest import login, text_of
 from tests.console.test_home import listed, numbers
 from tests.delegations.factories import delegated
+from tests.schedules.factories import ScheduleFactory
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace
 
@@ -62,6 +63,7 @@ def rows_of(row: Workspace, other: Workspace) -> list[Any]:
         KeyValue.objects.create(workspace=row, key="k", value={}),
         QueueItem.objects.create(workspace=row, caller_kind=KeptKind.CANVAS, body={}),
         WorkspaceAuthToken.objects.get(workspace=row),
+        ScheduleFactory(workspace=row),
     ]
 
 
