@@ -53,12 +53,17 @@ def error_text(body: Any) -> str:
 
 
 def result_text(result: Any) -> str:
-    """The first text of the result, its message, its status or its artifacts; else the JSON itself."""
+    """What was said; else the JSON itself."""
+    return spoken_text(result) or to_json(result).decode()
+
+
+def spoken_text(result: Any) -> str:
+    """The first text of the result, its message, its status or its artifacts; empty when nothing was said."""
     if isinstance(result, dict):
         for parts in _places(result):
             if text := parts_text(parts):
                 return text
-    return to_json(result).decode()
+    return ""
 
 
 def parts_text(parts: Any) -> str:

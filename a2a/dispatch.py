@@ -49,8 +49,9 @@ class Terms:
     """How a message is sent. `total_s`: how long it may take in all, None for no ceiling.
 
     `queues` keeps it for a busy target, `queues_on_timeout` also when the whole time was used up. `attempt`
-    marks one that comes from the queue: it is sent although its row is there already. `delegation_id` and
-    `expires_at` go with it into the queue; they are never read from a message.
+    marks one that comes from the queue: it is sent although its row is there already. `delegation_id`,
+    `expires_at` and `queue_key` (what stands for the message there instead of its id) go with it into the
+    queue; they are never read from a message.
     """
 
     total_s: float | None = CEILING_S
@@ -59,6 +60,7 @@ class Terms:
     attempt: int = 0
     delegation_id: str | None = None
     expires_at: datetime | None = None
+    queue_key: str | None = None
 
 
 DEFAULT_TERMS = Terms()
@@ -210,6 +212,7 @@ def _queued(ready: Ready, result: Result) -> Result:
             ready.target.pk,
             ready.envelope,
             ready.caller,
+            key=ready.terms.queue_key,
             expires_at=ready.terms.expires_at,
             delegation_id=ready.terms.delegation_id,
         )

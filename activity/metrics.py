@@ -100,6 +100,18 @@ COUNTERS = [
             for name in ("deadline_failed", "error", "redispatched", "reply_error", "stuck")
         ),
     ),
+    Family(
+        "molecule_scheduler_rows_total",
+        "counter",
+        "What the scheduler did with schedules.",
+        tuple(f'outcome="{name}"' for name in ("claimed", "computed", "errors", "lost", "native", "rung")),
+    ),
+    Family(
+        "molecule_schedule_runs_total",
+        "counter",
+        "Runs of schedules by what became of them.",
+        tuple(f'outcome="{name}"' for name in ("error", "ok", "queued", "refused", "skipped", "stale")),
+    ),
     Family("molecule_memory_writes_total", "counter", "Memories stored, by surface, kind and outcome."),
     Family("molecule_memory_searches_total", "counter", "Searches of memories, by path and outcome."),
     Family("molecule_memory_redactions_total", "counter", "Credentials taken out of memories, by label."),

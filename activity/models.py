@@ -128,6 +128,14 @@ class ActivityLog(models.Model):
                 name="activity_logs_delegation",
                 condition=Q(method__in=["delegate", "delegate_result"]),
             ),
+            models.Index(
+                F("workspace"),
+                KT("request_body__schedule_id"),
+                F("created_at").desc(),
+                F("seq").desc(),
+                name="activity_logs_schedule",
+                condition=Q(activity_type="cron_run"),
+            ),
         ]
 
     def __str__(self) -> str:

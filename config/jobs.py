@@ -28,6 +28,7 @@ class Job(StrEnum):
     A2A_DRAIN = "a2a.drain"
     DELEGATE = "delegations.dispatch"
     DELEGATIONS_OF_REMOVED = "delegations.of_removed"
+    SCHEDULE_FIRE = "schedules.fire"
     IMAGE_REFRESH = "provisioning.image_refresh"
     MEMORY_DELIVER = "memory.deliver"
     REPAIR = "console.repair"
@@ -58,6 +59,7 @@ class Job(StrEnum):
     ABANDONED_IMPORTS = "abandoned-imports"
     REPAIRS = "repairs"
     CHANNEL_MANAGER = "channel-manager"
+    SCHEDULER = "scheduler"
 
     QUEUE_PROBE = "queue-probe"
 
@@ -77,6 +79,7 @@ QUEUES: dict[Job, str] = {
     Job.A2A_DRAIN: "delegations",
     Job.DELEGATE: "delegations",
     Job.DELEGATIONS_OF_REMOVED: "delegations",
+    Job.SCHEDULE_FIRE: "delegations",  # waits for an agent, too
     Job.IMAGE_REFRESH: "images",
     Job.MEMORY_DELIVER: "bulk",
     Job.REPAIR: "teardown",
@@ -115,6 +118,7 @@ INTERVALS: dict[Job, str | int | Callable[[], int]] = {
     Job.ABANDONED_IMPORTS: 300,
     Job.REPAIRS: 30,
     Job.CHANNEL_MANAGER: 30,
+    Job.SCHEDULER: "SCHEDULER_INTERVAL_S",
 }
 
 # Sweep -> whether it has something to do in this deployment; filled by its room in ready(). Without an entry

@@ -274,6 +274,12 @@ DELEGATION_IDEMPOTENCY_WINDOW_S: int = env.count(
 DELEGATION_RETENTION_DAYS: int = env.count(
     "DELEGATION_RETENTION_DAYS", default=90, help="days an ended delegation is kept; 0 = for ever"
 )
+
+# --- Prompts at set times (docs/reference/schedules.md)
+# --------------------------------------------------------------------
+SCHEDULER_INTERVAL_S: int = env.positive_int(
+    "SCHEDULER_INTERVAL_S", default=30, help="interval at which due schedules are looked for, seconds"
+)
 MOLECULE_MCP_ALLOW_SEND_MESSAGE: bool = env.unless(
     "MOLECULE_MCP_ALLOW_SEND_MESSAGE", help="offer the MCP tool with which an agent talks to the person"
 )
@@ -583,6 +589,7 @@ INSTALLED_APPS = [
     "a2a.apps.A2AConfig",
     "delegations.apps.DelegationsConfig",
     "chat_channels.apps.ChatChannelsConfig",
+    "schedules.apps.SchedulesConfig",
     "console.apps.ConsoleConfig",
 ]
 

@@ -18,6 +18,7 @@ urlpatterns = [
     path("", include("a2a.urls")),
     path("", include("delegations.urls")),
     path("", include("chat_channels.urls")),
+    path("", include("schedules.urls")),
     path("", include("workspaces.urls")),
     path("console/", admin.site.urls),
 ]

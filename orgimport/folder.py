@@ -41,6 +41,17 @@ class Folder:
             return ""
         return content.decode("utf-8")
 
+    def quiet_text(self, relative: str, base: str | None) -> str | None:
+        """The text of a file whose absence is no problem of the template; None when it cannot be read."""
+        if self.root is None:
+            return None
+        try:
+            found = resolve_inside_root(self.root, relative, base=self.root / base if base else None)
+        except (UnsafePath, OSError, UnicodeEncodeError):
+            return None
+        content = _content(found)
+        return None if content is None else content.decode("utf-8")
+
     def env(self, files_dir: str | None, path: str) -> dict[str, str]:
         """The pairs of the template's env file, overlaid by those of the node's own."""
         if files_dir not in self._env:

@@ -21,6 +21,7 @@ from memory.models import Scope
 from orgimport.env_files import unresolved
 from orgimport.fields import Fields, Findings
 from orgimport.folder import Folder
+from orgimport.schedules import read_schedules
 from orgimport.template import Node, step
 from templates.folders import UnsafePath
 from templates.listing import chosen_by, template_folder
@@ -38,7 +39,6 @@ from workspaces.slugs import NAME_CHARS, ROLE_CHARS, is_usable_folder
 
 MODEL_CHARS = 100
 IDLE_INTERVAL_S = 600
-MAX_SCHEDULES = 100
 MAX_TASKS = 2**31 - 1
 _PLUGIN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 DEFAULT_KEYS = frozenset(
@@ -153,7 +153,7 @@ class NodeReader:
             plugins=tuple(_merged_plugins(defaults.plugins, _plugins(fields))),
             category_routing=_merged_routing(defaults.category_routing, _routing(fields)),
             memories=_memories(fields) or defaults.memories,
-            schedules=tuple(fields.mappings("schedules")),
+            schedules=read_schedules(fields, self._folder, files_dir),
             channels=tuple(fields.mappings("channels")),
             url=self._url(fields, env, fields.text("url").strip())
             if runtime == EXTERNAL

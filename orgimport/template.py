@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from schedules.services import Declared
+
 
 @dataclass(frozen=True, order=True)
 class Requirement:
@@ -47,6 +49,14 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Schedules:
+    """What a workspace is to have, and why some of what was declared will be missing: (name, reason)."""
+
+    declared: tuple[Declared, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Node:
     """One workspace to be, with what it inherits; `path` are the steps from its root, joined by slashes."""
 
@@ -68,7 +78,7 @@ class Node:
     plugins: tuple[str, ...]
     category_routing: Mapping[str, list[str]]
     memories: tuple[Mapping[str, Any], ...]
-    schedules: tuple[Mapping[str, Any], ...]
+    schedules: Schedules
     channels: tuple[Mapping[str, Any], ...]
     url: str
     canvas: tuple[float, float] | None

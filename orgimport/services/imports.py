@@ -31,6 +31,7 @@ from orgimport.services.pruning import Pruned, Pruning, Tree, plan_pruning, prun
 from orgimport.services.walk import Stopped, Stored, Walk
 from orgimport.template import Node, OrgTemplate
 from provisioning.services.plugins import install_missing
+from schedules.services import Planted, refresh_schedules
 from templates.allowlists import allowlists
 from workspaces.models import Workspace
 from workspaces.selectors import chains
@@ -40,12 +41,13 @@ log = structlog.get_logger(__name__)
 
 IMPORTS = "molecule_org_import_total"
 NODES = "molecule_org_import_nodes_total"
-NO_SCHEDULES = "schedules are not available in this deployment"
+NOT_REFRESHED = "the database refused it or cannot be asked"
 
 
 class Mode(StrEnum):
     """`merge` adds what is missing and touches nothing else. `reconcile` also gives what exists the plugins
-    it lacks and the channels as declared, and removes what the template made and declares no more.
+    it lacks and its channels and schedules as declared, and removes what the template made and declares no
+    more.
     """
 
     MERGE = "merge"
@@ -224,25 +226,33 @@ def _walked(
     except Stopped as stopped:
         outcome.error = str(stopped)
     reconciles = asked.mode == Mode.RECONCILE and not outcome.error
-    channels = dict(walk.channels)
-    if reconciles:
-        found = (one for _, one in sorted(walk.stored.items()) if not one.is_new)
-        channels |= refresh_channels((one.row.pk, one.place.node) for one in found)
-    if any(kept.is_changed for kept in channels.values()):
+    found = [one for _, one in sorted(walk.stored.items()) if not one.is_new] if reconciles else []
+    parts = Parts(
+        {**walk.channels, **refresh_channels((one.row.pk, one.place.node) for one in found)},
+        {**walk.schedules, **_renewed_schedules(found)},
+    )
+    if any(kept.is_changed for kept in parts.channels.values()):
         reload_manager()
     for _, stored in sorted(walk.stored.items()):
         its = contents[stored.place.node.path]
-        kept = channels.get(stored.row.pk, NOTHING)
-        entry = _entry(stored, its, kept)
+        entry = _entry(stored, its, parts)
         if reconciles and not stored.is_new:
-            entry |= _refreshed(stored, its, kept, asked.actor)
+            entry |= _refreshed(stored, its, parts, asked.actor)
         outcome.entries.append(entry)
     if reconciles and outcome.entries:
         outcome.pruned = prune(asked.template, asked.parent_id)
     return outcome
 
 
-def _entry(stored: Stored, contents: Contents, channels: Kept) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Parts:
+    """What became of the channels and schedules of nodes, by workspace."""
+
+    channels: Mapping[UUID, Kept]
+    schedules: Mapping[UUID, Planted]
+
+
+def _entry(stored: Stored, contents: Contents, parts: Parts) -> dict[str, Any]:
     row, node = stored.row, stored.place.node
     entry: dict[str, Any] = {"id": row.pk, "name": row.name, "tier": row.tier}
     if not stored.is_new:
@@ -250,32 +260,46 @@ def _entry(stored: Stored, contents: Contents, channels: Kept) -> dict[str, Any]
     entry |= {"parent_id": row.parent_id, "path": node.path, "status": row.status}
     if not stored.is_new:
         return entry
-    return entry | _lists(node, channels, plugins=contents.plugins, refused=contents.skipped_plugins)
+    return entry | _lists(stored, parts, plugins=contents.plugins, refused=contents.skipped_plugins)
 
 
-def _refreshed(stored: Stored, contents: Contents, channels: Kept, actor: str) -> dict[str, Any]:
+def _renewed_schedules(found: list[Stored]) -> dict[UUID, Planted]:
+    """What became of the schedules of workspaces that existed; a database that refuses stops nothing."""
+    declared = {one.row.pk: one.place.node.schedules.declared for one in found}
+    if not declared:
+        return {}
+    try:
+        return refresh_schedules(declared)
+    except (DatabaseError, InterfaceError):
+        log.exception("import.schedules_failed")
+        return {
+            row: Planted(refused=[(one.name, NOT_REFRESHED) for one in wanted])
+            for row, wanted in declared.items()
+        }
+
+
+def _refreshed(stored: Stored, contents: Contents, parts: Parts, actor: str) -> dict[str, Any]:
     added, failed = install_missing(stored.row, contents.plugins, actor=actor)
     return {"refreshed": True} | _lists(
-        stored.place.node, channels, plugins=added, refused={**contents.skipped_plugins, **failed}
+        stored, parts, plugins=added, refused={**contents.skipped_plugins, **failed}
     )
 
 
 def _lists(
-    node: Node, channels: Kept, *, plugins: Iterable[str], refused: Mapping[str, str]
+    stored: Stored, parts: Parts, *, plugins: Iterable[str], refused: Mapping[str, str]
 ) -> dict[str, Any]:
     """What became of the parts of a node; what is empty is left out."""
+    node, row = stored.place.node, stored.row
+    channels, schedules = parts.channels.get(row.pk, NOTHING), parts.schedules.get(row.pk, Planted())
     lists = {
         "channels": list(channels.types),
         "channels_skipped": [
             {"workspace": node.name, "type": kind, "reason": reason} for kind, reason in channels.skipped
         ],
+        "schedules": schedules.names,
         "schedules_skipped": [
-            {
-                "workspace": node.name,
-                "name": str(one.get("name") or f"schedule-{number}"),
-                "reason": NO_SCHEDULES,
-            }
-            for number, one in enumerate(node.schedules, start=1)
+            {"workspace": node.name, "name": name, "reason": reason}
+            for name, reason in [*node.schedules.refused, *schedules.refused]
         ],
         "plugins": list(plugins),
         "plugins_skipped": [

@@ -28,6 +28,7 @@ from orgimport.services.places import first_places
 from orgimport.template import Node, OrgTemplate
 from provisioning import dispatch
 from provisioning.models import IMPORT
+from schedules.services import Planted, plant_schedules
 from templates.services import store_files
 from workspaces.cache import remember_url
 from workspaces.models import CanvasLayout, Status, Workspace
@@ -64,7 +65,9 @@ class Stopped(Exception):
 
 @dataclass
 class Walk:
-    """One import's way through its levels; `stored` holds what has committed, by index."""
+    """One import's way through its levels; `stored` holds what has committed, by index, `schedules` what
+    became of those of created workspaces.
+    """
 
     template: OrgTemplate
     contents: Mapping[str, Contents]
@@ -72,6 +75,7 @@ class Walk:
     actor: str
     stored: dict[int, Stored] = field(default_factory=dict)
     channels: dict[UUID, Kept] = field(default_factory=dict)  # by workspace, also of a level that failed
+    schedules: dict[UUID, Planted] = field(default_factory=dict)
     on_progress: Callable[[int], None] = field(default=lambda reached: None)
     _anchor_at: Point = (0.0, 0.0)
 
@@ -171,6 +175,7 @@ class Walk:
         for status, number in Counter(one.row.status for one in new).items():
             count_moves([NOTHING] * number, status, "import")
         plant((one.row, self._memories(one)) for one in new)
+        self.schedules |= plant_schedules({one.row.pk: one.place.node.schedules.declared for one in new})
         record_all([event for one in new for event in self._events(one)])
         for one in new:
             transaction.on_commit(lambda one=one: self._begin(one), robust=True)  # type: ignore[misc]

@@ -23,6 +23,7 @@ ROOMS = [
     "a2a",
     "delegations",
     "chat_channels",
+    "schedules",
     "orgimport",
     "console",
     "stack",

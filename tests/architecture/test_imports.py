@@ -23,7 +23,17 @@ ROOMS = [
     "a2a",
     "console",
 ]
-ROOMS += ["delegations", "chat_channels", "orgimport", "templates", "uploads", "agent", "stack", "bench"]
+ROOMS += [
+    "delegations",
+    "chat_channels",
+    "schedules",
+    "orgimport",
+    "templates",
+    "uploads",
+    "agent",
+    "stack",
+    "bench",
+]
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:

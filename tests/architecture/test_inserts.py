@@ -14,7 +14,7 @@ from tests.architecture.inserts import Creation, analyse, scan
 
 ROOT = Path(settings.BASE_DIR)
 ROOMS = ["config", "access", "activity", "approvals", "workspaces", "templates", "provisioning", "orgimport"]
-ROOMS += ["uploads", "a2a", "delegations", "chat_channels", "memory", "memory_store", "console"]
+ROOMS += ["uploads", "a2a", "delegations", "chat_channels", "schedules", "memory", "memory_store", "console"]
 # Who creates rows, what makes it safe, and, for an annotated loop, the test that proves it.
 ALLOWED = {
     "workspaces/services/crud.py:_insert_with_free_name": (

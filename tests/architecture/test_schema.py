@@ -14,6 +14,7 @@ from chat_channels import models as chat_channels
 from console.models import Outcome
 from delegations import models as delegations
 from provisioning.models import OPEN, RunKind, RunState
+from schedules.models import Source as ScheduleSource
 from uploads.models import Storage
 from workspaces.models import ALIVE, Access, DeliveryMode, Status, UrlSource, Workspace
 from workspaces.services import creation
@@ -33,6 +34,7 @@ CHECKS: dict[str, type[models.TextChoices]] = {
     "delegations_status": delegations.Status,
     "delegations_source": delegations.Source,
     "delegations_delivery": delegations.Delivery,
+    "workspace_schedules_source": ScheduleSource,
     "operator_actions_outcome": Outcome,
     "workspace_channels_type": chat_channels.ChannelType,
     "channel_messages_direction": chat_channels.Direction,
@@ -64,6 +66,7 @@ OURS = [
     "a2a",
     "delegations",
     "chat_channels",
+    "schedules",
     "console",
 ]
 

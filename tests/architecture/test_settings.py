@@ -25,6 +25,7 @@ PRODUCT = [
     "a2a",
     "delegations",
     "chat_channels",
+    "schedules",
     "orgimport",
     "console",
 ]

@@ -25,6 +25,7 @@ ROOMS = [
     "a2a",
     "delegations",
     "chat_channels",
+    "schedules",
     "orgimport",
     "console",
 ]

@@ -17,7 +17,9 @@ from memory.models import AgentMemory, KeyValue, OutboxEntry
 from memory_store import services as store
 from memory_store.contract import Write
 from memory_store.models import MemoryRecord
+from schedules.admin import PREVIEW_CHARS as PROMPT_CHARS
 from tests.console.conftest import login, text_of
+from tests.schedules.factories import ScheduleFactory
 from tests.workspaces.factories import WorkspaceFactory
 
 pytestmark = pytest.mark.django_db
@@ -76,6 +78,14 @@ def test_a_channel_is_shown_without_its_configuration_and_what_was_said(browser:
         assert "Speaker" in shown
         assert expected in shown
         assert HIDDEN not in shown
+
+
+def test_a_prompt_is_shown_by_its_beginning(browser: Client):
+    row = ScheduleFactory(prompt="the harbour " + "x" * PROMPT_CHARS + HIDDEN, name="morning")
+    shown = pages_of(browser, row)
+    assert "morning" in shown
+    assert "the harbour" in shown
+    assert HIDDEN not in shown
 
 
 def test_values_messages_and_credentials_are_not_shown(browser: Client):

@@ -21,6 +21,7 @@ from memory.models import AgentMemory, KeyValue
 from tests.console.conftest import login, text_of
 from tests.console.test_home import listed, numbers
 from tests.delegations.factories import delegated
+from tests.schedules.factories import ScheduleFactory
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.models import Status, Workspace
 
@@ -66,6 +67,7 @@ def rows_of(row: Workspace, other: Workspace) -> list[Any]:
         WorkspaceAuthToken.objects.get(workspace=row),
         channel,
         ChannelMessage.objects.create(channel=channel, direction="inbound", status="done", text="t"),
+        ScheduleFactory(workspace=row),
     ]
 
 

@@ -35,6 +35,7 @@ ELSEWHERE = {
     "POST /webhooks/:channel_type": "tests/chat_channels/test_webhooks.py: it needs a signature",
     "POST /workspaces/:id/channels/:channel_id/send": "tests/chat_channels/test_sending.py: it needs a provider",
     "POST /workspaces/:id/channels/:channel_id/test": "tests/chat_channels/test_sending.py: it needs a provider",
+    "POST /workspaces/:id/schedules/:schedule_id/run": "a question: the canvas sends what it is told",
     "POST /workspaces/:id/chat/uploads": "a form: tests/uploads/test_upload.py",
     "POST /workspaces/:id/pending-uploads/:file_id/ack": "tests/uploads/test_ack.py: it needs a file",
     "POST /internal/workspaces/boot-events": "machines only: tests/provisioning/test_boot_bundles.py",
@@ -183,6 +184,15 @@ def delegated(operator: Operator, values: Values) -> str:
     return str(of(operator, values, "delegations")[0]["ledger_status"])
 
 
+def schedules(operator: Operator, values: Values) -> list[str]:
+    return [one["name"] for one in of(operator, values, "schedules")]
+
+
+def a_schedule(operator: Operator, values: Values) -> Values:
+    made = operator.post(f"/workspaces/{values['id']}/schedules", {**DAILY, "name": "truth"})
+    return {"schedule_id": made["id"]}
+
+
 def decided(operator: Operator, values: Values) -> str:
     return str(next(one["status"] for one in of(operator, values, "approvals")))
 
@@ -196,6 +206,7 @@ def a_channel(operator: Operator, values: Values) -> Values:
 
 
 CHANNEL = {"channel_type": "telegram", "config": {"bot_token": "1:truth", "chat_id": "5"}}
+DAILY = {"cron_expr": "0 9 * * *", "prompt": "plan the day"}
 SECRET = {"key": "TRUTH", "value": "v"}
 CARD = {"name": "Truth", "description": "x"}
 CASES = [
@@ -264,6 +275,10 @@ CASES = [
          lambda o, v: delegated(o, v) == "in_progress", arrange=a_delegation),
     Case("POST /admin/delegations/:delegation_id/resolve", lambda o, v: delegated(o, v) == "failed",
          {"action": "fail", "reason": "truth"}, a_delegation),
+    Case("POST /workspaces/:id/schedules", lambda o, v: schedules(o, v) == ["new"], {**DAILY, "name": "new"}),
+    Case("PATCH /workspaces/:id/schedules/:schedule_id", lambda o, v: schedules(o, v) == ["new"], {"name": "new"},
+         a_schedule),
+    Case("DELETE /workspaces/:id/schedules/:schedule_id", lambda o, v: schedules(o, v) == [], arrange=a_schedule),
     Case("POST /templates/import", lambda o, v: v["mark"] in {one["name"] for one in o.get("/templates")},
          {"name": "<mark>", "files": {"config.yaml": "name: <mark>"}}, lambda o, v: {"mark": uuid4().hex}),
     Case("POST /org/import", lambda o, v: v["mark"] in {row["name"] for row in o.get("/workspaces")},

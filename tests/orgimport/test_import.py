@@ -15,7 +15,7 @@ from access.services import read_secret, save_global_secret
 from activity.models import StructureEvent
 from activity.tally import tally
 from orgimport.reading import read_template
-from orgimport.services import Import, import_org
+from orgimport.services import Import, Mode, import_org
 from provisioning import dispatch
 from provisioning.backends.memory import InMemoryBackend
 from provisioning.models import IMPORT, ProvisionRun
@@ -69,7 +69,8 @@ def test_a_template_becomes_a_tree():
     entry = body["workspaces"][0]
     missing = "missing env: [${TELEGRAM_BOT_TOKEN}, ${TELEGRAM_CHAT_ID}]"
     assert entry["channels_skipped"] == [{"workspace": "Coordinator", "type": "telegram", "reason": missing}]
-    assert entry["schedules_skipped"][0]["name"] == "morning-plan"
+    assert entry["schedules"] == ["morning-plan"]
+    assert "schedules_skipped" not in entry
     assert b"You coordinate" in (stored_files(lead.pk)["system-prompt.md"] or b"")
 
 
@@ -432,3 +433,29 @@ def test_statements_grow_with_the_depth_and_not_with_the_nodes(settings: Any, no
             outcome = import_org(Import(template, None, "", "test"))
         assert getattr(outcome, expected) == nodes
         assert len(queries) <= 20 + 12 * depth, [one["sql"][:100] for one in queries]
+
+
+def test_schedules_cost_the_same_for_many_workspaces():
+    counts = []
+    for nodes in (2, 11):
+        plain = tree(nodes, external=True, name=f"Tree {nodes}")
+        plain["workspaces"][0]["name"] = f"Root {nodes}"
+        _schedule_each(plain["workspaces"][0])
+        template = read_template(plain, key=f"t{nodes}", root=None)
+        for mode in (Mode.MERGE, Mode.RECONCILE):
+            with CaptureQueriesContext(connection) as queries:
+                outcome = import_org(Import(template, None, "", "test", mode))
+            assert "schedules_skipped" not in outcome.entries[-1]
+            asked = [one for one in queries if "workspace_schedules" in one["sql"]]
+            counts.append((nodes, mode, len(asked)))
+            if mode == Mode.MERGE:
+                assert len(queries) <= 20 + 12 * 2
+    assert [count for nodes, _, count in counts if nodes == 2] == [
+        count for nodes, _, count in counts if nodes == 11
+    ]
+
+
+def _schedule_each(node: dict[str, Any]) -> None:
+    node["schedules"] = [{"cron_expr": "0 9 * * *", "prompt": "plan"}] * 2
+    for child in node["children"]:
+        _schedule_each(child)

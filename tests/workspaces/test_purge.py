@@ -28,6 +28,7 @@ from provisioning.backends.base import BackendError, ErrorClass
 from provisioning.backends.memory import InMemoryBackend
 from provisioning.models import BootBundle, ProvisionRun, WorkspaceLifecycle
 from provisioning.services import execution, stops
+from schedules.models import Schedule
 from templates.models import AllowedPlugin, WorkspaceFile
 from tests.clients import admin, agent_of
 from tests.conftest import ADMIN_TOKEN, at_once
@@ -81,6 +82,7 @@ def lived_in(**fields: Any) -> Workspace:
     AgentMemory.objects.create(workspace=row, content="a fact", scope="LOCAL")
     WorkspaceLifecycle.objects.get_or_create(workspace=row)
     Channel.objects.create(workspace=row, channel_type="telegram")
+    Schedule.objects.create(workspace=row, cron_expr="* * * * *", prompt="report")
     QueueItem.objects.create(workspace=row, caller_kind=KeptKind.CANVAS, body={})
     BootBundle.objects.create(
         workspace=row, generation=1, token_hash=row.pk.bytes, sealed="", expires_at=timezone.now()
