@@ -177,7 +177,9 @@ def test_a_generated_tier_is_one(tier: int, written: int):
     "path", ["", "..", "../x", "/etc/x", "a/../../x", "a\\b", "a\x00b", "a\nb", "x" * 256]
 )
 def test_an_unsafe_path_leaves_nothing_behind(configs: Path, path: str):
-    assert imported("x", {"fine.md": "x", path: "y"}).status_code == 400
+    answer = imported("x", {"fine.md": "x", path: "y"})
+    expected = {"error": "invalid request body", "reason": "invalid path"}
+    assert (answer.status_code, answer.json()) == (400, expected)
     assert os.listdir(configs) == []
 
 
