@@ -346,3 +346,13 @@ def test_storage_that_is_not_there_is_never_empty(storing):
         lambda: backend.write_files(uuid4(), "/configs", {"a": File(b"")}),
     ):
         assert problem_of(call) == FileProblem.UNAVAILABLE
+
+
+def test_home_is_written_like_the_other_roots(storing):
+    backend, wanted = storing.backend(), spec(tier=2)
+    pk = wanted.workspace_id
+    backend.start(wanted)
+    backend.write_files(pk, "/home", {"a/b.txt": File(b"x")})
+    assert backend.read_file(pk, "/home", "a/b.txt", 9) == b"x"
+    backend.delete_file(pk, "/home", "a", recursive=True)
+    assert backend.list_files(pk, "/home", "", 2) == []
