@@ -8,13 +8,15 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from django.test import RequestFactory
 
+from config.wsgi import application
 from provisioning import dispatch
 from provisioning.backends.base import BackendError, ErrorClass, File
 from provisioning.services.files import HIDDEN
 from templates.services import stored_files
 from tests.clients import admin, agent_of, anonymous
-from tests.conftest import at_once
+from tests.conftest import ADMIN_TOKEN, at_once
 from tests.provisioning.conftest import queued, running
 from tests.provisioning.harness import Harness, spec
 from tests.provisioning.machines import MACHINES, wired
@@ -44,6 +46,9 @@ def place(request: pytest.FixtureRequest, harness: Harness) -> tuple[Workspace, 
     if request.param == "stopped":
         dispatch.stop(row.pk)
     return row, "container" if request.param == "runs" else "volume"
+
+
+CREDENTIAL: dict[str, Any] = {"HTTP_AUTHORIZATION": f"Bearer {ADMIN_TOKEN}"}
 
 
 def url(row: Workspace, path: str = "", /, **query: str) -> str:
@@ -113,7 +118,8 @@ def test_plugins_are_a_folder_of_the_configs(place: tuple[Workspace, str]) -> No
 
 
 @pytest.mark.parametrize(
-    "path", ["../x", "a/../../x", "%2e%2e/x", "a/%2e%2e/%2e%2e/x", "/etc/passwd", "a%00b", "a%5cb", "a%0ab"]
+    "path",
+    ["%00", "../x", "a/../../x", "%2e%2e/x", "a/%2e%2e/%2e%2e/x", "/etc/passwd", "a%00b", "a%5cb", "a%0ab"],
 )
 def test_a_path_that_leads_elsewhere_is_refused(backend: Any, doorbell: Any, path: str) -> None:
     row = running(backend, doorbell)
@@ -124,6 +130,22 @@ def test_a_path_that_leads_elsewhere_is_refused(backend: Any, doorbell: Any, pat
     assert refusal(admin().put(url(row), {"files": {"fine": "x", "../x": "y"}})) == (400, "invalid path")
     assert refusal(admin().get(url(row, path="../x"))) == (400, "invalid path")
     assert backend.stored[row.pk]["/configs"] == before
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_bytes_that_are_no_text_are_no_path(backend: Any, doorbell: Any, method: str) -> None:
+    """Through the entry point of the server: what Django makes of such a path looks like a name."""
+    row = running(backend, doorbell)
+    before = dict(backend.stored[row.pk]["/configs"])
+    for name, status in ((b"a\xff", "400"), (b"\xc3\xa9", "404" if method == "GET" else "200")):
+        sent = RequestFactory().generic(method, url(row, "x"), b'{"content":""}', **CREDENTIAL)
+        environ = {**sent.environ, "PATH_INFO": f"/workspaces/{row.pk}/files/{name.decode('latin-1')}"}
+        answered: list[str] = []
+        body = b"".join(application(environ, lambda line, headers, seen=answered: seen.append(line)))
+        assert answered[0].startswith(status), body
+        if status == "400":
+            assert body == b'{"error":"invalid path"}'
+            assert backend.stored[row.pk]["/configs"] == before
 
 
 def test_bad_input_has_its_own_words(backend: Any, doorbell: Any) -> None:
