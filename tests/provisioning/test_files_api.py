@@ -14,6 +14,7 @@ from config.wsgi import application
 from provisioning import dispatch
 from provisioning.backends.base import BackendError, ErrorClass, File
 from provisioning.services.files import HIDDEN
+from templates.loader import load_text
 from templates.services import stored_files
 from tests.clients import admin, agent_of, anonymous
 from tests.conftest import ADMIN_TOKEN, at_once
@@ -108,6 +109,43 @@ def test_many_files_lie_over_those_that_are_there(place: tuple[Workspace, str]) 
     admin().delete(url(row, "config.yaml"))
     admin().put(url(row), {"files": {"prompt.md": "x"}})
     assert "Imported agent" in content(row, "config.yaml")
+
+
+def test_of_many_files_with_one_that_cannot_be_none_is_written(backend: Any, doorbell: Any) -> None:
+    row = running(backend, doorbell)
+    admin().put(url(row, "taken/x"), {"content": ""})
+    before = dict(backend.stored[row.pk]["/configs"])
+    for files, text in (
+        ({"aa": "x", "taken": "x"}, "path is a directory"),
+        ({"aa": "x", "taken/x/y": "x"}, "path is not a directory"),
+        ({"aa": "x", "config.yaml/x": "x"}, "path is not a directory"),
+    ):
+        assert refusal(admin().put(url(row), {"files": files})) == (400, text)
+        assert backend.stored[row.pk]["/configs"] == before
+
+
+def test_nothing_lies_below_the_config_even_where_there_is_none(place: tuple[Workspace, str]) -> None:
+    row, _ = place
+    admin().delete(url(row, "config.yaml"))
+    before = listed(row)
+    assert refusal(admin().put(url(row), {"files": {"config.yaml/x": "y"}})) == (
+        400, "path is not a directory",
+    )  # fmt: skip
+    assert listed(row) == before
+
+
+@pytest.mark.parametrize(("chosen", "model"), [("", "sonnet"), ("opus", "opus")])
+def test_a_generated_config_says_what_the_workspace_is(
+    backend: Any, doorbell: Any, chosen: str, model: str
+) -> None:
+    row = running(backend, doorbell, runtime="claude-code")
+    if chosen:
+        assert admin().put(f"/workspaces/{row.pk}/model", {"model": chosen}).status_code == 200
+    del backend.stored[row.pk]["/configs"]["config.yaml"]
+    assert admin().put(url(row), {"files": {"prompt.md": "x"}}).status_code == 200
+    written = load_text(content(row, "config.yaml"), "config.yaml")
+    assert (written["runtime"], written["model"]) == ("claude-code", model)
+    assert written["name"] == row.name
 
 
 def test_plugins_are_a_folder_of_the_configs(place: tuple[Workspace, str]) -> None:
