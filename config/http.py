@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
@@ -244,6 +244,28 @@ def as_domain_error(error: Exception) -> DomainError | None:
         case exceptions.APIException():
             return _Framework(error.status_code, first_text(error.detail))
     return None
+
+
+_UNREADABLE_PATH = "workspace.path_is_unreadable"
+
+
+def marking_unreadable_paths(application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+    """A WSGI application that remembers whether the path held bytes that are no UTF-8: Django puts them back
+    as they were spelled, and `%FF` then passes for three characters.
+    """
+
+    def marked(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        try:
+            environ.get("PATH_INFO", "").encode("latin-1").decode()
+        except UnicodeDecodeError:
+            environ[_UNREADABLE_PATH] = True
+        return application(environ, start_response)
+
+    return marked
+
+
+def has_readable_path(request: HttpRequest) -> bool:
+    return _UNREADABLE_PATH not in request.META
 
 
 class MethodNotAllowed(DomainError):

@@ -22,11 +22,11 @@ from config.errors import (
     UnsupportedMedia,
 )
 from config.fields import Log
-from config.http import parsed, to_json
+from config.http import has_readable_path, parsed, to_json
 from provisioning.backends.base import NO_FILE, NO_STORAGE, BackendError, ErrorClass, FileError, FileProblem
 from provisioning.services import files
 from templates.serializers import Texts
-from templates.services import TEXT_BYTES, checked_files, plain_or_refused
+from templates.services import TEXT_BYTES, InvalidPath, checked_files, plain_or_refused
 from workspaces.views import WorkspaceViewSet
 
 log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class FileViewSet(WorkspaceViewSet):
         return Response(shown, headers={SOURCE: source})
 
     def read(self, request: Request, **kwargs: Any) -> Response:
-        path, root = _path(kwargs), _root(request)
+        path, root = _path(request, kwargs), _root(request)
         with told("read"):
             content, source = files.read_file(self.workspace, root, path)
         try:
@@ -74,7 +74,7 @@ class FileViewSet(WorkspaceViewSet):
         return Response(shown, headers={SOURCE: source})
 
     def write(self, request: Request, **kwargs: Any) -> Response:
-        path, root = _path(kwargs), _root(request)
+        path, root = _path(request, kwargs), _root(request)
         content = parsed(FileInput, request)["content"].encode()
         if len(content) > TEXT_BYTES:
             raise TooLarge("file too large")
@@ -94,7 +94,7 @@ class FileViewSet(WorkspaceViewSet):
         return Response({**shown, "source": source})
 
     def remove(self, request: Request, **kwargs: Any) -> Response:
-        path, root = _path(kwargs), _root(request)
+        path, root = _path(request, kwargs), _root(request)
         is_recursive = request.query_params.get("recursive") in {"true", "1"}
         actor = principal_of(request).actor
         with told("delete"):
@@ -109,7 +109,9 @@ def _root(request: Request) -> str:
     return root
 
 
-def _path(kwargs: dict[str, Any]) -> str:
+def _path(request: Request, kwargs: dict[str, Any]) -> str:
+    if not has_readable_path(request):
+        raise InvalidPath
     return plain_or_refused(kwargs["path"])
 
 

@@ -15,8 +15,13 @@ IMPORTED_MODEL = "anthropic:claude-haiku-4-5-20251001"
 _OF_THE_WORKSPACE = frozenset({"name", "model", "provider"})  # a template's own are not its workspaces'
 
 
-def imported_config(*, name: str, files: Collection[str], tier: int) -> str:
-    """The config of a template, or of a workspace, that came without one; `files` are its other paths."""
+def imported_config(
+    *, name: str, files: Collection[str], tier: int, runtime: str = "", model: str = ""
+) -> str:
+    """The config of a template, or of a workspace, that came without one; `files` are its other paths.
+
+    A workspace has a runtime and a model of its own, a template the defaults.
+    """
     prompts = sorted(path for path in files if "/" not in path and path.endswith(".md"))
     skills = sorted(
         parts[1]
@@ -29,8 +34,8 @@ def imported_config(*, name: str, files: Collection[str], tier: int) -> str:
             "description": "Imported agent",
             "version": VERSION,
             "tier": clamped_tier(tier),
-            "runtime": default_runtime(),
-            "model": IMPORTED_MODEL,
+            "runtime": runtime or default_runtime(),
+            "model": model or IMPORTED_MODEL,
             "prompt_files": prompts or [PROMPT_FILE],
             "skills": skills,
             "tools": [],

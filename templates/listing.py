@@ -182,6 +182,10 @@ def _read(root: str, signature: tuple[tuple[str, int, int], ...]) -> Catalogue:
     found, broken = {}, 0
     for name, _, _ in signature:
         try:
+            if not is_template_name(name):
+                raise TemplateError(
+                    Kind.INVALID, CONFIG_FILE, "", "lies in a folder that no template can be called"
+                )
             found[name] = described(name, template_config(Path(root) / name))
         except TemplateError as error:
             broken += 1

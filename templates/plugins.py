@@ -18,7 +18,7 @@ import structlog
 from templates.copying import folder_files
 from templates.folders import UnsafePath, plugins_root, resolve_inside_root, subfolders
 from templates.loader import TemplateError, load_file, load_text
-from workspaces.slugs import is_template_name
+from workspaces.slugs import is_plugin_name
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,7 @@ def installable() -> list[Plugin]:
     """Every plugin of this deployment by name; a broken one is left out and logged."""
     found = []
     for folder in subfolders(plugins_root()):
-        if not is_template_name(folder.name):
+        if not is_plugin_name(folder.name):
             continue
         try:
             found.append(_described(folder.name, load_file(folder, MANIFEST)))
@@ -70,7 +70,7 @@ def described(name: str, manifest: bytes) -> Plugin:
 
 def plugin_folder(name: str) -> Path | None:
     """The folder of an installable plugin."""
-    if not is_template_name(name):
+    if not is_plugin_name(name):
         return None
     try:
         folder = resolve_inside_root(plugins_root(), name)

@@ -60,12 +60,17 @@ def checked_files(files: Mapping[str, str], *, most: int = MAX_FILES) -> dict[st
     return checked
 
 
+class InvalidPath(BadRequest):
+    def __init__(self) -> None:
+        super().__init__("invalid path")
+
+
 def plain_or_refused(path: str) -> str:
-    """Raises BadRequest for a path that is none."""
+    """Raises InvalidPath for a path that is none."""
     try:
         return plain_path(path)
     except UnsafePath:
-        raise BadRequest("invalid path") from None
+        raise InvalidPath from None
 
 
 def import_template(*, name: str, files: Mapping[str, bytes], actor: str) -> str:

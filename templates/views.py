@@ -32,7 +32,10 @@ class CatalogueViewSet(ViewSet):
         name = given["name"].strip()
         if not name or not given["files"]:
             raise BadRequest("invalid request body")
-        files = services.checked_files(given["files"])
+        try:
+            files = services.checked_files(given["files"])
+        except services.InvalidPath as refusal:
+            raise BadRequest("invalid request body", reason=refusal.text) from None
         new_id = services.import_template(name=name, files=files, actor=principal_of(request).actor)
         return Response({"status": "imported", "id": new_id, "name": name}, status=201)
 

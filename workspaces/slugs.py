@@ -42,8 +42,16 @@ def is_usable_folder(path: str) -> bool:
 
 
 def is_template_name(name: str) -> bool:
-    """A folder name inside the catalogue: no path, no escape."""
-    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name)) and ".." not in name
+    """A folder name inside the catalogue: no path, no escape, not hidden.
+
+    It may begin with a hyphen, so it never stands alone on a command line.
+    """
+    return bool(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name)) and ".." not in name
+
+
+def is_plugin_name(name: str) -> bool:
+    """A template's, that begins like a word."""
+    return is_template_name(name) and name[0] not in "-_"
 
 
 def server_name(name: str, workspace_id: UUID) -> str:

@@ -194,8 +194,6 @@ class InMemoryBackend(Bare):
         name = f"{top}{checked_name(path)}"
         if any(one.startswith(f"{name}/") for one in files):
             raise FileError(FileProblem.IS_FOLDER, "path is a directory")
-        if any(str(one) in files for one in PurePosixPath(name).parents):
-            raise FileError(FileProblem.IS_FILE, "path is not a directory")
         if name not in files:
             raise FileError(FileProblem.MISSING, "file not found")
         if len(files[name].content) > limit:
@@ -205,24 +203,25 @@ class InMemoryBackend(Bare):
     def write_files(self, workspace_id: UUID, root: str, files: Mapping[str, File]) -> None:
         self._enter("write_files", workspace_id)
         stored, top = self._place(workspace_id, root)
-        for path, file in files.items():
-            name = f"{top}{checked_name(path)}"
-            if any(one.startswith(f"{name}/") for one in stored):
-                raise FileError(FileProblem.IS_FOLDER, "path is a directory")
-            if any(str(one) in stored for one in PurePosixPath(name).parents):
-                raise FileError(FileProblem.IS_FILE, "path is not a directory")
-            if not (file.seed and name in stored):
-                stored[name] = file
+        named = {f"{top}{checked_name(path)}": file for path, file in files.items()}
+        with self._mutex:
+            for name in named:
+                if any(one.startswith(f"{name}/") for one in stored):
+                    raise FileError(FileProblem.IS_FOLDER, "path is a directory")
+                if any(str(one) in stored for one in PurePosixPath(name).parents):
+                    raise FileError(FileProblem.IS_FILE, "path is not a directory")
+            stored |= {name: file for name, file in named.items() if not (file.seed and name in stored)}
 
     def delete_file(self, workspace_id: UUID, root: str, path: str, *, recursive: bool) -> None:
         self._enter("delete_file", workspace_id)
         stored, top = self._place(workspace_id, root)
         name = f"{top}{checked_name(path)}"
-        below = [one for one in stored if one.startswith(f"{name}/")]
-        if below and not recursive:
-            raise FileError(FileProblem.IS_FOLDER, "path is a directory")
-        for one in (name, *below):
-            stored.pop(one, None)
+        with self._mutex:
+            below = [one for one in stored if one.startswith(f"{name}/")]
+            if below and not recursive:
+                raise FileError(FileProblem.IS_FOLDER, "path is a directory")
+            for one in (name, *below):
+                stored.pop(one, None)
 
     def _place(self, workspace_id: UUID, root: str) -> tuple[dict[str, File], str]:
         """The files that hold those of `root`, and how their names begin there."""

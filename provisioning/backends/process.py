@@ -104,7 +104,9 @@ class ProcessBackend(Bare):
                 if agent.generation == spec.generation:
                     return self._started(agent, adopted=True)
             self._end(found)
-            disk.write_files(self._configs(spec.workspace_id), spec.files)
+            with suppress(FileExistsError):
+                self._configs(spec.workspace_id).mkdir(mode=0o755)
+            self._write(spec.workspace_id, "configs", spec.files)
             return self._spawn(spec)
 
     def stop(self, workspace_id: UUID, below_generation: int | None = None) -> None:
@@ -159,14 +161,14 @@ class ProcessBackend(Bare):
         return "\n".join(lines[-tail:])
 
     def list_files(self, workspace_id: UUID, root: str, path: str, depth: int) -> list[Entry]:
-        return disk.listed(self._stored(workspace_id), f"{_ROOTS[root]}/{path}", depth)
+        return disk.listed(self._stored(workspace_id), path, depth, top=_ROOTS[root])
 
     def read_file(self, workspace_id: UUID, root: str, path: str, limit: int) -> bytes:
         return disk.read(self._stored(workspace_id), f"{_ROOTS[root]}/{disk.checked_name(path)}", limit)
 
     def write_files(self, workspace_id: UUID, root: str, files: Mapping[str, File]) -> None:
-        below = {f"{_ROOTS[root]}/{disk.checked_name(name)}": file for name, file in files.items()}
-        disk.write_files(self._stored(workspace_id), below)
+        self._stored(workspace_id)
+        self._write(workspace_id, _ROOTS[root], files)
 
     def delete_file(self, workspace_id: UUID, root: str, path: str, *, recursive: bool) -> None:
         below = f"{_ROOTS[root]}/{disk.checked_name(path)}"
@@ -286,6 +288,11 @@ class ProcessBackend(Bare):
 
     def _configs(self, workspace_id: UUID) -> Path:
         return self._folder(workspace_id) / "configs"
+
+    def _write(self, workspace_id: UUID, place: str, files: Mapping[str, File]) -> None:
+        """From the workspace's own folder on: the agent may have put a link in place of one below it."""
+        below = {f"{place}/{disk.checked_name(name)}": file for name, file in files.items()}
+        disk.write_files(self._folder(workspace_id), below)
 
     @contextmanager
     def _exclusive(self, workspace_id: UUID, *, create: bool = True) -> Iterator[None]:

@@ -30,7 +30,7 @@ from templates.configs import imported_config
 from templates.folders import CONFIG_FILE
 from templates.services import TEXT_BYTES, forget_files, store_files
 from templates.sources import NoSource, start_files
-from workspaces.defaults import default_tier
+from workspaces.defaults import default_model, default_tier
 from workspaces.models import Workspace
 
 log = structlog.get_logger(__name__)
@@ -117,14 +117,26 @@ def _every(workspace: Workspace, path: str = "") -> Iterator[Entry]:
             yield from _every(workspace, f"{top}{one.path}")
 
 
-def write_files(workspace: Workspace, root: str, files: Mapping[str, bytes], *, actor: str) -> str:
-    """Write or replace `files`, none of the others; returns where. Raises FileError, BackendError, Conflict,
-    NotFound, Unavailable.
+def write_files(
+    workspace: Workspace,
+    root: str,
+    files: Mapping[str, bytes],
+    *,
+    seeds: Mapping[str, bytes] | None = None,
+    actor: str,
+) -> str:
+    """Write or replace `files`, none of the others, and of `seeds` what is not there; returns where.
+
+    Raises FileError, BackendError, Conflict, NotFound, Unavailable.
     """
     _may_change(workspace, files)
+    if root == CONFIGS and any(path.startswith(f"{CONFIG_FILE}/") for path in files):
+        raise FileError(FileProblem.IS_FILE, "path is not a directory")  # also before there is one
     if _keeps_files():
         release_connection()
-        dispatch.write_files(workspace.pk, root, {path: File(content) for path, content in files.items()})
+        wanted = {path: File(content, seed=True) for path, content in (seeds or {}).items()}
+        wanted |= {path: File(content) for path, content in files.items()}
+        dispatch.write_files(workspace.pk, root, wanted)
         forget_files(workspace.pk, _stored_paths(root, files))  # of what was deleted once, it is back
         source = _seen_in(workspace.pk)
     else:
@@ -138,11 +150,14 @@ def write_files(workspace: Workspace, root: str, files: Mapping[str, bytes], *, 
 
 def overlay_configs(workspace: Workspace, files: Mapping[str, bytes], *, actor: str) -> str:
     """Many config files at once; a workspace that has no config.yaml then gets a generated one."""
-    source = write_files(workspace, CONFIGS, files, actor=actor)
-    if CONFIG_FILE not in files and _keeps_files():
-        text = imported_config(name=workspace.name, files=list(files), tier=default_tier())
-        dispatch.write_files(workspace.pk, CONFIGS, {CONFIG_FILE: File(text.encode(), seed=True)})
-    return source
+    text = imported_config(
+        name=workspace.name,
+        files=list(files),
+        tier=default_tier(),
+        runtime=workspace.runtime,
+        model=chosen_model(workspace.pk) or default_model(workspace.runtime),
+    )
+    return write_files(workspace, CONFIGS, files, seeds={CONFIG_FILE: text.encode()}, actor=actor)
 
 
 def delete_file(workspace: Workspace, root: str, path: str, *, recursive: bool, actor: str) -> None:

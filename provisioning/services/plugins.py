@@ -19,7 +19,7 @@ from templates.allowlists import check_allowed
 from templates.copying import CannotCopy, folder_files
 from templates.plugins import MANIFEST, SCHEME, Plugin, described, plugin_folder
 from workspaces.models import Workspace
-from workspaces.slugs import is_template_name
+from workspaces.slugs import is_plugin_name
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +97,7 @@ def uninstall(workspace: Workspace, name: str, *, actor: str) -> None:
 def folder_of(source: str) -> Path:
     """Raises BadRequest for a source of another kind, NotFound for an unknown plugin."""
     scheme, separator, name = source.strip().partition("://")
-    if scheme != SCHEME or not separator or not is_template_name(name):
+    if scheme != SCHEME or not separator or not is_plugin_name(name):
         raise BadRequest(f"unknown plugin source; this server knows {SCHEME}://<name>")
     folder = plugin_folder(name)
     if folder is None:

@@ -216,6 +216,12 @@ class DockerHarness(Harness):
     def marked(self, workspace_id: UUID) -> Set[str]:
         return {name for name, place in PLACES.items() if self._has(workspace_id, f"{place}/mark")}
 
+    def as_agent(self, workspace_id: UUID, code: str) -> None:
+        command = ["python3", "-c", code]
+        made = engine().exec_create(container_name(workspace_id), command, workdir="/configs")
+        printed = engine().exec_start(made["Id"])
+        assert engine().exec_inspect(made["Id"])["ExitCode"] == 0, printed
+
     def end(self) -> None:
         for deployment in ("mine", "theirs"):
             forget(self._instance(deployment))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -94,6 +95,10 @@ class Harness(ABC):
     def marked(self, workspace_id: UUID) -> Set[str]:
         """The places where the mark still is."""
         return set()
+
+    def as_agent(self, workspace_id: UUID, code: str) -> None:
+        """Run Python code where and as the agent runs, in its config folder."""
+        raise NotImplementedError
 
     @abstractmethod
     def end(self) -> None:
@@ -208,6 +213,9 @@ class ProcessHarness(Harness):
 
     def marked(self, workspace_id: UUID) -> Set[str]:
         return {"/configs"} if (self.configs(workspace_id) / "mark").exists() else set()
+
+    def as_agent(self, workspace_id: UUID, code: str) -> None:
+        subprocess.run([sys.executable, "-c", code], cwd=self.configs(workspace_id), check=True)
 
     def configs(self, workspace_id: UUID) -> Path:
         return self.folder / str(workspace_id) / "configs"

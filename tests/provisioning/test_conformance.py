@@ -318,11 +318,13 @@ def test_each_mistake_with_a_path_is_told_apart(storing):
     kinds = FileProblem
     assert problem_of(lambda: backend.read_file(pk, "/configs", "none", 9)) == kinds.MISSING
     assert problem_of(lambda: backend.read_file(pk, "/configs", "a", 9)) == kinds.IS_FOLDER
-    assert problem_of(lambda: backend.read_file(pk, "/configs", "a/b.txt/c", 9)) == kinds.IS_FILE
+    assert problem_of(lambda: backend.read_file(pk, "/configs", "a/b.txt/c", 9)) == kinds.MISSING
     assert problem_of(lambda: backend.read_file(pk, "/configs", "a/b.txt", 3)) == kinds.TOO_LARGE
     assert problem_of(lambda: backend.list_files(pk, "/configs", "none", 1)) == kinds.MISSING
     assert problem_of(lambda: backend.list_files(pk, "/configs", "a/b.txt", 1)) == kinds.IS_FILE
+    assert problem_of(lambda: backend.list_files(pk, "/configs", "a/b.txt/c", 1)) == kinds.MISSING
     assert problem_of(lambda: backend.write_files(pk, "/configs", {"a": File(b"")})) == kinds.IS_FOLDER
+    assert problem_of(lambda: backend.write_files(pk, "/configs", {"a/b.txt/c": File(b"")})) == kinds.IS_FILE
     assert problem_of(lambda: backend.delete_file(pk, "/configs", "a", recursive=False)) == kinds.IS_FOLDER
     assert backend.read_file(pk, "/configs", "a/b.txt", 4) == b"1234"
 
@@ -331,10 +333,12 @@ def test_deleting_twice_succeeds(storing):
     backend, wanted = storing.backend(), spec()
     pk = wanted.workspace_id
     backend.start(wanted)
-    backend.write_files(pk, "/configs", {"a/b.txt": File(b"x"), "c": File(b"")})
+    backend.write_files(pk, "/configs", {"a/b.txt": File(b"x"), "c": File(b""), "d": File(b"whole")})
     for _ in range(2):
         backend.delete_file(pk, "/configs", "a", recursive=True)
         backend.delete_file(pk, "/configs", "c", recursive=False)
+        backend.delete_file(pk, "/configs", "d/below/a/file", recursive=False)
+    assert backend.read_file(pk, "/configs", "d", 9) == b"whole"
     assert problem_of(lambda: backend.list_files(pk, "/configs", "a", 1)) == FileProblem.MISSING
 
 
@@ -346,3 +350,113 @@ def test_storage_that_is_not_there_is_never_empty(storing):
         lambda: backend.write_files(uuid4(), "/configs", {"a": File(b"")}),
     ):
         assert problem_of(call) == FileProblem.UNAVAILABLE
+
+
+def test_a_root_that_nobody_has_written_to_is_empty(storing):
+    backend, wanted = storing.backend(), spec(tier=2)
+    backend.start(wanted)
+    for root in ("/workspace", "/home", "/plugins"):
+        assert backend.list_files(wanted.workspace_id, root, "", 1) == []
+    assert problem_of(lambda: backend.list_files(wanted.workspace_id, "/plugins", "p", 1)) == (
+        FileProblem.MISSING
+    )
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_of_files_that_cannot_all_be_written_none_is(storing, runs):
+    backend, wanted = storing.backend(), spec()
+    pk, kinds = wanted.workspace_id, FileProblem
+    backend.start(wanted)
+    if not runs:
+        backend.stop(pk)
+    backend.write_files(pk, "/configs", {"folder/file": File(b"x")})
+    before = backend.list_files(pk, "/configs", "", 3)
+    for bad, problem in (("folder", kinds.IS_FOLDER), ("folder/file/x", kinds.IS_FILE)):
+        files = {"aa/first": File(b"x"), bad: File(b"x")}
+        assert problem_of(lambda files=files: backend.write_files(pk, "/configs", files)) == problem
+    assert backend.list_files(pk, "/configs", "", 3) == before
+
+
+def test_a_folder_goes_while_others_write_into_it(storing):
+    backend, wanted = storing.backend(), spec()
+    pk = wanted.workspace_id
+    backend.start(wanted)
+    rounds = 3 if isinstance(storing, DockerHarness) else 30
+
+    def writes(name: str) -> None:
+        for number in range(rounds):
+            backend.write_files(pk, "/configs", {f"busy/{name}/{number}": File(b"x")})
+
+    def deletes() -> None:
+        for _ in range(rounds):
+            backend.delete_file(pk, "/configs", "busy", recursive=True)
+
+    calls = [*(lambda name=name: writes(name) for name in "abc"), deletes, deletes]
+    assert at_once(*calls) == [None] * 5
+    deletes()
+    assert problem_of(lambda: backend.list_files(pk, "/configs", "busy", 1)) == FileProblem.MISSING
+
+
+def test_home_is_written_like_the_other_roots(storing):
+    backend, wanted = storing.backend(), spec(tier=2)
+    pk = wanted.workspace_id
+    backend.start(wanted)
+    backend.write_files(pk, "/home", {"a/b.txt": File(b"x")})
+    assert backend.read_file(pk, "/home", "a/b.txt", 9) == b"x"
+    backend.delete_file(pk, "/home", "a", recursive=True)
+    assert backend.list_files(pk, "/home", "", 2) == []
+
+
+@pytest.fixture(params=[pytest.param(name, marks=MARKS.get(name, ())) for name in ("process", "docker")])
+def lived_in(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]:
+    """Backends whose agents can make links."""
+    made = HARNESSES[request.param](request, tmp_path)
+    yield made
+    made.end()
+
+
+LINKS = """
+import os
+os.symlink("../workspace", "way-out")
+os.symlink("../workspace/keep", "link")
+os.symlink(".auth_token", "token")
+os.symlink("/proc/self/environ", "environ")
+os.mkfifo("pipe")
+os.mkdir("real")
+os.symlink("../way-out", "real/way-out")
+os.symlink("way-out", "plugins")
+"""
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_what_the_agent_links_to_is_out_of_reach(lived_in, runs):
+    backend, wanted = lived_in.backend(), spec(tier=2)
+    pk, kinds = wanted.workspace_id, FileProblem
+    backend.start(wanted)
+    backend.write_files(pk, "/workspace", {"keep": File(b"kept")})
+    lived_in.as_agent(pk, LINKS)
+    if not runs:
+        backend.stop(pk)
+    seen = {one.path for one in backend.list_files(pk, "/configs", "", 5)}
+    assert seen.isdisjoint({"way-out", "link", "token", "environ", "pipe", "real/way-out", "plugins"})
+    for path in ("link", "token", "environ", "pipe", "way-out", "way-out/keep", "real/way-out/keep"):
+        assert problem_of(lambda path=path: backend.read_file(pk, "/configs", path, 99_999)) == kinds.MISSING
+    for path in ("way-out", "real/way-out", "link", "pipe"):
+        assert problem_of(lambda path=path: backend.list_files(pk, "/configs", path, 1)) == kinds.MISSING
+    assert problem_of(lambda: backend.list_files(pk, "/plugins", "", 1)) == kinds.MISSING
+    assert problem_of(lambda: backend.read_file(pk, "/plugins", "keep", 9)) == kinds.MISSING
+    for root, path in (("/configs", "way-out/new"), ("/configs", "real/way-out/a/b"), ("/plugins", "new")):
+        write = lambda root=root, path=path: backend.write_files(pk, root, {path: File(b"x")})  # noqa: E731
+        assert problem_of(write) == kinds.IS_FILE
+    for path in ("way-out/keep", "real/way-out/keep", "link/keep"):
+        backend.delete_file(pk, "/configs", path, recursive=True)
+    backend.delete_file(pk, "/plugins", "keep", recursive=False)
+    backend.write_files(pk, "/configs", {"link": File(b"mine")})  # in place of the link
+    assert backend.read_file(pk, "/configs", "link", 9) == b"mine"
+    for path in ("token", "way-out", "real"):
+        backend.delete_file(pk, "/configs", path, recursive=True)
+    assert backend.read_file(pk, "/configs", ".auth_token", 9) == b"token"
+    if not runs:
+        backend.start(spec(pk, 2, tier=2))
+    assert [one.path for one in backend.list_files(pk, "/workspace", "", 5)] == ["keep"]
+    assert backend.read_file(pk, "/workspace", "keep", 9) == b"kept"

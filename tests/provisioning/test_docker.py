@@ -272,7 +272,7 @@ def test_files_are_reached_while_it_runs_and_while_it_does_not(harness, runs):
             backend.read_file(wanted.workspace_id, "/configs", path, limit)
         problems.append(raised.value.problem)
     kinds = FileProblem
-    assert problems == [kinds.IS_FOLDER, kinds.MISSING, kinds.IS_FOLDER, kinds.TOO_LARGE, kinds.IS_FILE]
+    assert problems == [kinds.IS_FOLDER, kinds.MISSING, kinds.IS_FOLDER, kinds.TOO_LARGE, kinds.MISSING]
     assert engine().containers(all=True, filters={"label": ["molecule.platform.helper=true"]}) == []
 
 

@@ -8,13 +8,16 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from django.test import RequestFactory
 
+from config.wsgi import application
 from provisioning import dispatch
 from provisioning.backends.base import BackendError, ErrorClass, File
 from provisioning.services.files import HIDDEN
+from templates.loader import load_text
 from templates.services import stored_files
 from tests.clients import admin, agent_of, anonymous
-from tests.conftest import at_once
+from tests.conftest import ADMIN_TOKEN, at_once
 from tests.provisioning.conftest import queued, running
 from tests.provisioning.harness import Harness, spec
 from tests.provisioning.machines import MACHINES, wired
@@ -44,6 +47,9 @@ def place(request: pytest.FixtureRequest, harness: Harness) -> tuple[Workspace, 
     if request.param == "stopped":
         dispatch.stop(row.pk)
     return row, "container" if request.param == "runs" else "volume"
+
+
+CREDENTIAL: dict[str, Any] = {"HTTP_AUTHORIZATION": f"Bearer {ADMIN_TOKEN}"}
 
 
 def url(row: Workspace, path: str = "", /, **query: str) -> str:
@@ -105,6 +111,43 @@ def test_many_files_lie_over_those_that_are_there(place: tuple[Workspace, str]) 
     assert "Imported agent" in content(row, "config.yaml")
 
 
+def test_of_many_files_with_one_that_cannot_be_none_is_written(backend: Any, doorbell: Any) -> None:
+    row = running(backend, doorbell)
+    admin().put(url(row, "taken/x"), {"content": ""})
+    before = dict(backend.stored[row.pk]["/configs"])
+    for files, text in (
+        ({"aa": "x", "taken": "x"}, "path is a directory"),
+        ({"aa": "x", "taken/x/y": "x"}, "path is not a directory"),
+        ({"aa": "x", "config.yaml/x": "x"}, "path is not a directory"),
+    ):
+        assert refusal(admin().put(url(row), {"files": files})) == (400, text)
+        assert backend.stored[row.pk]["/configs"] == before
+
+
+def test_nothing_lies_below_the_config_even_where_there_is_none(place: tuple[Workspace, str]) -> None:
+    row, _ = place
+    admin().delete(url(row, "config.yaml"))
+    before = listed(row)
+    assert refusal(admin().put(url(row), {"files": {"config.yaml/x": "y"}})) == (
+        400, "path is not a directory",
+    )  # fmt: skip
+    assert listed(row) == before
+
+
+@pytest.mark.parametrize(("chosen", "model"), [("", "sonnet"), ("opus", "opus")])
+def test_a_generated_config_says_what_the_workspace_is(
+    backend: Any, doorbell: Any, chosen: str, model: str
+) -> None:
+    row = running(backend, doorbell, runtime="claude-code")
+    if chosen:
+        assert admin().put(f"/workspaces/{row.pk}/model", {"model": chosen}).status_code == 200
+    del backend.stored[row.pk]["/configs"]["config.yaml"]
+    assert admin().put(url(row), {"files": {"prompt.md": "x"}}).status_code == 200
+    written = load_text(content(row, "config.yaml"), "config.yaml")
+    assert (written["runtime"], written["model"]) == ("claude-code", model)
+    assert written["name"] == row.name
+
+
 def test_plugins_are_a_folder_of_the_configs(place: tuple[Workspace, str]) -> None:
     row, _ = place
     admin().put(url(row, "p/plugin.yaml", root="/plugins"), {"content": "name: p"})
@@ -113,7 +156,8 @@ def test_plugins_are_a_folder_of_the_configs(place: tuple[Workspace, str]) -> No
 
 
 @pytest.mark.parametrize(
-    "path", ["../x", "a/../../x", "%2e%2e/x", "a/%2e%2e/%2e%2e/x", "/etc/passwd", "a%00b", "a%5cb", "a%0ab"]
+    "path",
+    ["%00", "../x", "a/../../x", "%2e%2e/x", "a/%2e%2e/%2e%2e/x", "/etc/passwd", "a%00b", "a%5cb", "a%0ab"],
 )
 def test_a_path_that_leads_elsewhere_is_refused(backend: Any, doorbell: Any, path: str) -> None:
     row = running(backend, doorbell)
@@ -124,6 +168,22 @@ def test_a_path_that_leads_elsewhere_is_refused(backend: Any, doorbell: Any, pat
     assert refusal(admin().put(url(row), {"files": {"fine": "x", "../x": "y"}})) == (400, "invalid path")
     assert refusal(admin().get(url(row, path="../x"))) == (400, "invalid path")
     assert backend.stored[row.pk]["/configs"] == before
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_bytes_that_are_no_text_are_no_path(backend: Any, doorbell: Any, method: str) -> None:
+    """Through the entry point of the server: what Django makes of such a path looks like a name."""
+    row = running(backend, doorbell)
+    before = dict(backend.stored[row.pk]["/configs"])
+    for name, status in ((b"a\xff", "400"), (b"\xc3\xa9", "404" if method == "GET" else "200")):
+        sent = RequestFactory().generic(method, url(row, "x"), b'{"content":""}', **CREDENTIAL)
+        environ = {**sent.environ, "PATH_INFO": f"/workspaces/{row.pk}/files/{name.decode('latin-1')}"}
+        answered: list[str] = []
+        body = b"".join(application(environ, lambda line, headers, seen=answered: seen.append(line)))
+        assert answered[0].startswith(status), body
+        if status == "400":
+            assert body == b'{"error":"invalid path"}'
+            assert backend.stored[row.pk]["/configs"] == before
 
 
 def test_bad_input_has_its_own_words(backend: Any, doorbell: Any) -> None:

@@ -20,6 +20,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
+from config.limits import READ_AWAY_BYTES, body_limit
 from stack import ports, processes
 from stack.application import PROJECT
 from stack.log import Log
@@ -151,7 +152,16 @@ def test_an_upgrade_is_passed_on(door: Door) -> None:
     ("path", "passes", "refused", "body"),
     [
         ("/org/import", 8 << 20, 10 << 20, {"error": "request body too large"}),
-        (f"/workspaces/{ID}/files", 32 << 20, 65 << 20, {"error": "request body too large"}),
+        *(
+            (path, 32 << 20, (32 << 20) + 1, {"error": "request body too large"})
+            for path in (
+                "/templates/import",
+                f"/workspaces/{ID}/files",
+                f"/workspaces/{ID}/files/a",
+                "/bundles/import",
+            )
+        ),
+        ("/admin/memories/import", 64 << 20, (64 << 20) + 1, {"error": "request body too large"}),
         (
             f"/workspaces/{ID}/chat/uploads",
             MAX_REQUEST_BYTES,
@@ -180,6 +190,44 @@ def test_bodies_have_limits(
     assert answer.getheader("Content-Type") == "application/json"
     assert Answer(413, {}, answer.read().decode()).json() == body
     connection.close()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/workspaces",
+        "/org/import",
+        "/templates/import",
+        "/bundles/import",
+        "/admin/memories/import",
+        f"/workspaces/{ID}/files",
+        f"/workspaces/{ID}/files/a",
+        f"/workspaces/{ID}/memory",
+        f"/workspaces/{ID}/pending-uploads/9/ack",
+        f"/workspaces/{ID}/plugins/p/download",
+        f"/workspaces/{ID}/mcp",
+        f"/workspaces/{ID}/a2a",
+    ],
+)
+def test_what_the_product_refuses_it_can_read_to_the_end(door: Door, path: str) -> None:
+    """What the door lets through and the product refuses is read away, so that its answer arrives."""
+    limit = body_limit(path)
+    assert limit is not None
+    body = bytes(limit + READ_AWAY_BYTES + 1)
+    answer = ask(door.url + path, body=body)
+    assert (answer.status, answer.json()["error"].startswith("request body")) == (413, True)
+
+
+def test_a_nul_in_a_files_path_has_the_words_of_the_product(door: Door) -> None:
+    for path, text in (
+        (f"/workspaces/{ID}/files/%00", "invalid path"),
+        (f"/workspaces/{ID}/files/a/b%00c?root=/home", "invalid path"),
+        (f"/workspaces/{ID}/files/a?root=%00", None),  # is no path
+        ("/workspaces/%00/files/a", "bad request"),
+        (f"/workspaces/{ID}/activity/%00", "bad request"),
+    ):
+        answer = get(door, path)
+        assert (answer.status, answer.json().get("error")) == (400 if text else 200, text)
 
 
 def test_json_is_compressed_for_those_who_ask(door: Door) -> None:

@@ -17,6 +17,7 @@ from templates.configs import imported_config
 from templates.listing import catalogue
 from templates.loader import load_text
 from templates.services import template_id
+from templates.sources import start_files
 from tests.clients import admin, anonymous
 from tests.conftest import at_once
 from tests.templates.conftest import Put
@@ -177,7 +178,9 @@ def test_a_generated_tier_is_one(tier: int, written: int):
     "path", ["", "..", "../x", "/etc/x", "a/../../x", "a\\b", "a\x00b", "a\nb", "x" * 256]
 )
 def test_an_unsafe_path_leaves_nothing_behind(configs: Path, path: str):
-    assert imported("x", {"fine.md": "x", path: "y"}).status_code == 400
+    answer = imported("x", {"fine.md": "x", path: "y"})
+    expected = {"error": "invalid request body", "reason": "invalid path"}
+    assert (answer.status_code, answer.json()) == (400, expected)
     assert os.listdir(configs) == []
 
 
@@ -293,7 +296,27 @@ def test_a_template_with_an_unknown_runtime_is_refused(put: Put):
     assert (answer.status_code, answer.json()["code"]) == (422, "RUNTIME_UNSUPPORTED")
 
 
-@pytest.mark.parametrize("template", ["../etc", "/etc", "link", "a/b", ".."])
+@pytest.mark.parametrize("name", ["-rf", "_under", "--help", "-", "9", "A b", "!"])
+def test_what_was_imported_is_listed_and_can_be_chosen(configs: Path, name: str):
+    given = {"config.yaml": "runtime: langgraph\nmodel: m\n", "a.md": "x"}
+    new_id = imported(name, given).json()["id"]
+    assert [entry["id"] for entry in listed().json()] == [new_id]
+    answer = create(template=new_id)
+    assert (answer.status_code, answer.json().get("error")) == (201, None)
+    row = Workspace.objects.get()
+    assert (row.template, row.runtime) == (new_id, "langgraph")
+    assert start_files(row, None, model="")["a.md"] == (b"x", False)
+
+
+@pytest.mark.parametrize("name", ["a b", "é", "a..b", "x" * 101])
+def test_a_folder_that_nobody_could_choose_is_not_listed(put: Put, configs: Path, name: str):
+    put(f"{configs.name}/{name}/config.yaml", "runtime: langgraph\n")
+    answer = listed()
+    assert (answer.json(), answer.headers["X-Templates-Broken"]) == ([], "1")
+    assert create(template=name).json() == {"error": "invalid template"}
+
+
+@pytest.mark.parametrize("template", ["../etc", "/etc", "link", "a/b", "..", ".hidden", "-a/../b", "-a..b"])
 def test_a_template_outside_is_refused_before_a_row(configs: Path, tmp_path: Path, template: str):
     (configs / "link").symlink_to("/etc")
     for more in ({}, {"runtime": "codex", "model": "m"}):

@@ -14,6 +14,7 @@ from uuid import UUID
 from docker.errors import APIError, NotFound
 from docker.types import Mount
 
+from provisioning.backends import folder
 from provisioning.backends.base import (
     NO_STORAGE,
     BackendError,
@@ -24,29 +25,23 @@ from provisioning.backends.base import (
     FileProblem,
 )
 from provisioning.backends.docker import exec as inside_exec
-from provisioning.backends.docker import found, inside
+from provisioning.backends.docker import found
 from provisioning.backends.docker.choices import Choices
 from provisioning.backends.docker.engine import Engine, explained, log
 from provisioning.backends.docker.images import Images
 from provisioning.backends.docker.labels import HELPER, INSTANCE, WORKSPACE, configs_volume, container_name
 from provisioning.backends.docker.volumes import Volumes
-from provisioning.backends.files import checked_name
+from provisioning.backends.files import PROBLEMS, checked_name
 
-PROGRAM = Path(inside.__file__).read_text()
+PROGRAM = Path(folder.__file__).read_text()
 FOLDERS = {
-    "/configs": "/configs",
-    "/workspace": "/workspace",
-    "/home": "/home",
-    "/plugins": "/configs/plugins",
-}
+    "/configs": ("/configs", ""),
+    "/workspace": ("/workspace", ""),
+    "/home": ("/home", ""),
+    "/plugins": ("/configs", "plugins/"),
+}  # where each root begins, and the way on from there, which the agent could exchange for a link
 STORED = frozenset({"/configs", "/plugins"})  # what can be reached while nothing runs
 HELPER_LIVES_S = 120
-PROBLEMS = {
-    inside.MISSING: (FileProblem.MISSING, "file not found"),
-    inside.IS_FOLDER: (FileProblem.IS_FOLDER, "path is a directory"),
-    inside.IS_FILE: (FileProblem.IS_FILE, "path is not a directory"),
-    inside.TOO_LARGE: (FileProblem.TOO_LARGE, "file too large"),
-}
 FAILED = "the workspace's files could not be reached"
 
 
@@ -60,22 +55,23 @@ class Files:
         self._choices = choices
 
     def list(self, workspace_id: UUID, root: str, path: str, depth: int) -> list[Entry]:
-        printed = self._run(workspace_id, root, "list", path, str(depth))
+        printed = self._run(workspace_id, root, "list", _below(root, ""), path, str(depth))
         return [Entry(name, size, is_folder) for name, size, is_folder in json.loads(printed)]
 
     def read(self, workspace_id: UUID, root: str, path: str, limit: int) -> bytes:
-        return self._run(workspace_id, root, "read", path, str(limit))
+        return self._run(workspace_id, root, "read", _below(root, path), str(limit))
 
     def write(self, workspace_id: UUID, root: str, files: Mapping[str, File]) -> None:
         head = [
-            [str(checked_name(name)), file.mode, file.seed, len(file.content)] for name, file in files.items()
+            [_below(root, str(checked_name(name))), file.mode, file.seed, len(file.content)]
+            for name, file in files.items()
         ]
         given = json.dumps(head).encode() + b"\n" + b"".join(file.content for file in files.values())
         self._run(workspace_id, root, "write", str(len(given)), given=given)
 
     def delete(self, workspace_id: UUID, root: str, path: str, *, recursive: bool) -> None:
         checked_name(path)  # a root itself is never deleted
-        self._run(workspace_id, root, "delete", path, str(int(recursive)))
+        self._run(workspace_id, root, "delete", _below(root, path), str(int(recursive)))
 
     def end_helpers(self, workspace_id: UUID) -> None:
         """Helpers still look into a volume that is about to be removed."""
@@ -95,16 +91,16 @@ class Files:
             return self._tried(workspace_id, root, verb, *words, given=given)
 
     def _tried(self, workspace_id: UUID, root: str, verb: str, *words: str, given: bytes = b"") -> bytes:
-        command = ["python3", "-I", "-c", PROGRAM, verb, FOLDERS[root], *words]
+        command = ["python3", "-I", "-c", PROGRAM, verb, FOLDERS[root][0], *words]
         with explained(FAILED), self._place(workspace_id, root) as container_id:
             ended = inside_exec.run(self._engine.api, container_id, command, given)
-        if ended.exit_code == inside.OK:
+        if ended.exit_code == folder.OK:
             return ended.output
         if ended.exit_code in PROBLEMS:
             problem, message = PROBLEMS[ended.exit_code]
             raise FileError(problem, message)
         detail = (ended.errors or ended.output).decode(errors="replace")[-500:]
-        if ended.exit_code == inside.REFUSED:
+        if ended.exit_code == folder.REFUSED:
             raise FileError(FileProblem.UNAVAILABLE, NO_STORAGE, detail=detail)
         raise BackendError(ErrorClass.INTERNAL, FAILED, detail=f"exit {ended.exit_code}: {detail}")
 
@@ -157,3 +153,7 @@ class Files:
         except APIError as error:
             if error.status_code != 409:  # it removes itself already
                 log.warning("docker.helper_kept", container=container_id, error=str(error))
+
+
+def _below(root: str, path: str) -> str:
+    return FOLDERS[root][1] + path

@@ -42,13 +42,17 @@ def seed_configs(
 
 
 def own_folders(api: docker.APIClient, container_id: str, spec: StartSpec, limits: TierLimits) -> None:
-    """Give fresh volumes to the agent: an image without these folders leaves them to root."""
-    folders = ["configs"]
+    """Give fresh volumes and /home to the agent: an image leaves them to root, or has none of them.
+
+    Not as root while it runs: that account has no rights in a container that gains no privileges.
+    """
+    folders = ["configs", "home"]
     if limits.has_workspace and shared_folder(spec) is None:
         folders.append("workspace")
     for folder in folders:
         entry = _entry(api, container_id, f"/{folder}")
-        if entry and entry.isdir() and entry.uid == 0 and entry.mode & 0o777 == 0o755:
+        is_missing = entry is None and folder == "home"  # the volumes are there, or are not wanted
+        if is_missing or (entry and entry.isdir() and entry.uid == 0 and entry.mode & 0o777 == 0o755):
             _put(api, container_id, "/", owned_folder(folder, 0o755))
 
 
