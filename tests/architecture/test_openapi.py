@@ -44,6 +44,9 @@ def shown(path: str) -> str:
     return path.replace("{workspace_id}", ":id").replace("{", ":").replace("}", "")
 
 
+READY = "/health/ready"  # says what is late, and after some minutes of tests everything is
+
+
 @pytest.fixture
 def workspace_id() -> str:
     return str(WorkspaceFactory(name=f"fuzzed {uuid4()}").pk)
@@ -67,5 +70,5 @@ def test_no_request_is_a_server_error(case: Any, workspace_id: str):
             body = json.dumps(body, default=repr)
         answer = client.generic(case.method, path, body, content_type="application/json")
         assert answer.status_code < 500 or answer.status_code in NOT_HERE, (case.method, path, body)
-        if answer.status_code >= 400 and answer.status_code != 404:
+        if answer.status_code >= 400 and answer.status_code != 404 and path != READY:
             assert isinstance(answer.json()["error"], str)
