@@ -16,11 +16,19 @@ from docker.errors import NotFound
 from docker.types import Mount
 
 from config.env import Environment
-from provisioning.backends.base import BackendError, ComputeState, File, FileError, FileProblem
+from provisioning.backends.base import (
+    BackendError,
+    ComputeState,
+    ErrorClass,
+    File,
+    FileError,
+    FileProblem,
+)
 from provisioning.backends.docker import agent_image
 from provisioning.backends.docker import exec as inside_exec
 from provisioning.backends.docker.agent_image import AgentImage
 from provisioning.backends.docker.engine import Engine
+from provisioning.backends.docker.files import Files
 from provisioning.backends.docker.images import moves
 from tests.conftest import at_once
 from tests.provisioning.docker_engine import DockerHarness, base_image, engine, stand_in_image
@@ -246,6 +254,27 @@ def test_logs_are_read_from_their_end(harness):
 
 
 # --- Files
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_container_that_goes_away_twice_is_storage_that_cannot_be_reached(harness, runs, monkeypatch):
+    """What fails while it runs is an error of its own; a mistake about a path is told at once."""
+    backend, wanted, tries = harness.backend(), spec(), []
+    backend.start(wanted)
+    if not runs:
+        backend.stop(wanted.workspace_id)
+    with pytest.raises(FileError):
+        backend.read_file(wanted.workspace_id, "/configs", "nothing-here", 100)
+
+    def cut(*args: object, **kwargs: object) -> bytes:
+        tries.append(args)
+        raise BackendError(ErrorClass.INTERNAL, "cut off", detail="exit 137")
+
+    monkeypatch.setattr(Files, "_tried", cut)
+    with pytest.raises(BackendError) as raised:
+        backend.read_file(wanted.workspace_id, "/configs", "config.yaml", 100)
+    assert len(tries) == 2
+    assert getattr(raised.value, "problem", None) == (None if runs else FileProblem.UNAVAILABLE)
 
 
 @pytest.mark.parametrize("runs", [True, False])

@@ -82,13 +82,23 @@ class Files:
     def _run(self, workspace_id: UUID, root: str, verb: str, *words: str, given: bytes = b"") -> bytes:
         """Raises FileError, BackendError.
 
-        A restart may take the container away under the call: every verb may be repeated, and is, once.
+        A restart may take the container away under the call: every verb may be repeated, and is, once. When
+        none runs then, what failed is told as storage that cannot be reached now.
         """
         try:
             return self._tried(workspace_id, root, verb, *words, given=given)
+        except FileError:
+            raise
         except BackendError as error:
             log.warning("docker.files_again", workspace_id=str(workspace_id), reason=error.detail)
+        try:
             return self._tried(workspace_id, root, verb, *words, given=given)
+        except FileError:
+            raise
+        except BackendError as error:
+            if self._running(workspace_id):
+                raise
+            raise FileError(FileProblem.UNAVAILABLE, NO_STORAGE, detail=error.detail) from error
 
     def _tried(self, workspace_id: UUID, root: str, verb: str, *words: str, given: bytes = b"") -> bytes:
         command = ["python3", "-I", "-c", PROGRAM, verb, FOLDERS[root][0], *words]
