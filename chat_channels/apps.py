@@ -5,6 +5,7 @@ from django.apps import AppConfig
 
 class ChatChannelsConfig(AppConfig):
     name = "chat_channels"
+    verbose_name = "Chat channels"
 
     def ready(self) -> None:
         from a2a import hooks
