@@ -45,7 +45,7 @@ FILLED = {
                 ELSE (ARRAY['queued','in_progress','stuck'])[1 + n % 3] END AS state) s""",
     "activity": """
         INSERT INTO activity_logs (id, activity_type, status, created_at, workspace_id, method, summary)
-        SELECT md5(n::text)::uuid, (ARRAY['a2a_send','a2a_receive','task_update','error'])[1 + n % 4], 'ok',
+        SELECT uuid(n), (ARRAY['a2a_send','a2a_receive','task_update','error'])[1 + n % 4], 'ok',
             now() - n * interval '0.2 seconds', uuid(CASE WHEN n % 10 = 0 THEN 1 ELSE n % {workspaces} END),
             'message/send', 'activity ' || n
         FROM generate_series(0, {activity} - 1) n""",

@@ -70,6 +70,12 @@ def _expected(rows: QuerySet[Any]) -> int:
     return int(json.loads(text)[0]["Plan"]["Plan Rows"])
 
 
+def _asked_by(one: Any) -> str:
+    """What a filter is called in an address."""
+    named = one[0] if isinstance(one, tuple) else one
+    return named if isinstance(named, str) else str(named.parameter_name)
+
+
 class ReadOnlyAdmin(ModelAdmin, Generic[M]):  # type: ignore[misc]
     """A list and a detail page without any form: what changes rows is an action that calls a verb.
 
@@ -89,6 +95,12 @@ class ReadOnlyAdmin(ModelAdmin, Generic[M]):  # type: ignore[misc]
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         may = bool(super().has_view_permission(request, obj))
         return may and (bool(self.of_workspace) or roots_of(request) is None)
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """The filters on the page and no others: `?value__contains=` would tell what is not shown."""
+        field, _, kind = lookup.partition("__")
+        is_plain = kind in ("", "exact", "isempty") and "\x00" not in str(value)
+        return is_plain and field in {_asked_by(one) for one in self.list_filter}
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

@@ -68,7 +68,7 @@ class ConfirmForm(forms.Form):
             del self.fields["typed"]
 
     def clean_typed(self) -> str:
-        if self.cleaned_data["typed"].strip() != self._preview.word.strip():
+        if self.cleaned_data["typed"].split() != self._preview.word.split():  # as a page shows blanks
             raise forms.ValidationError(f"Type exactly: {self._preview.word}")
         return str(self.cleaned_data["typed"])
 

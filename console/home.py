@@ -115,7 +115,9 @@ def _work(request: HttpRequest) -> Iterable[Number]:
     waiting = within(PendingUpload.objects.filter(acked_at=None), request, "workspace_id")
     staged = waiting.aggregate(number=Count("pk"), size=Sum("size_bytes"))
     mib = (staged["size"] or 0) / 2**20
-    yield Number("staged files", f"{staged['number']} ({mib:.1f} MiB)", _list(PendingUpload))
+    yield Number(
+        "staged files", f"{staged['number']} ({mib:.1f} MiB)", f"{_list(PendingUpload)}?acked_at__isempty=1"
+    )
 
 
 def _open_runs(request: HttpRequest) -> QuerySet[ProvisionRun]:

@@ -11,10 +11,9 @@ from typing import Any
 from uuid import UUID
 
 from django import forms
-from django.contrib import messages
 from django.contrib.admin.sites import AdminSite
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -26,7 +25,7 @@ from console.confirmation import Preview, Subject, confirm
 from console.models import OperatorAction, Outcome, Repair
 from console.object_pages import age, short, table
 from console.services.audit import Asked, Told
-from console.services.repairs import Progress, progress, start_repair, stop_repair
+from console.services.repairs import LEASE, Progress, progress, start_repair, stop_repair
 from provisioning.duplicate_rules import CleanupPlan, Member, Options, Verdict, verdicts
 from provisioning.services.duplicates import plan_cleanup
 from workspaces.models import Workspace
@@ -167,14 +166,8 @@ def _row(of: str, member: Member) -> tuple[Any, ...]:
 
 
 def progress_page(request: HttpRequest, site: AdminSite, repair_id: UUID) -> HttpResponse:
-    """How far a removal is; a POST of who may stops it after the batch that is under way."""
+    """How far a removal is."""
     row = get_object_or_404(Repair, pk=repair_id)
-    if request.method == "POST":
-        if not request.user.has_perm("console.administer"):
-            raise PermissionDenied
-        is_open = stop_repair(row.pk, request.user.get_username())
-        messages.info(request, "It stops after the few under way." if is_open else "It has ended already.")
-        return HttpResponseRedirect(_page(row.pk))
     found = progress(row)
     record = OperatorAction.objects.filter(pk=row.pk).first()
     context = {
@@ -185,10 +178,40 @@ def progress_page(request: HttpRequest, site: AdminSite, repair_id: UUID) -> Htt
         "percent": 100 * found.gone // found.total,
         "record": record,
         "table": table("", ("Name", "Workspace", "State"), list(_states(row, found))),
-        "may_stop": row.ended_at is None and request.user.has_perm("console.administer"),
+        "last_sign": age(row.lease_expires_at - LEASE) if row.lease_expires_at else "",
+        "stop": reverse("admin:workspaces_workspace_repair_stop", args=[row.pk])
+        if row.ended_at is None and request.user.has_perm("console.administer")
+        else "",
         "back": f"{reverse('admin:workspaces_workspace_repair')}?{urlencode(_given(row.options))}",
     }
     return TemplateResponse(request, "console/repair_progress.html", context)
+
+
+def stop_page(request: HttpRequest, site: AdminSite, repair_id: UUID) -> HttpResponse:
+    """The page before a removal is stopped after the few that are under way."""
+    row = get_object_or_404(Repair, pk=repair_id)
+    if not request.user.has_perm("console.administer"):
+        raise PermissionDenied
+    found = progress(row)
+    is_over = row.ended_at is not None or bool(row.stop_asked_by)
+
+    def stop(asked: Asked) -> Told:
+        stop_repair(row.pk, asked.actor)
+        return Told("It stops after the few under way.")
+
+    return confirm(
+        request,
+        site,
+        Preview(
+            title="Stop the removal",
+            says=f"{found.gone} of {found.total} workspace(s) are gone. The others stay, but for a few.",
+            refusal="It has ended, or is stopped already." if is_over else "",
+        ),
+        verb="workspaces.repair_stop",
+        subject=Subject("repair", str(row.pk), "repair of leaks"),
+        does=stop,
+        back=_page(row.pk),
+    )
 
 
 def _states(row: Repair, found: Progress) -> Iterator[tuple[str, str, str]]:

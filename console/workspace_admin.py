@@ -18,14 +18,16 @@ from config.errors import DomainError
 from console.confirmation import Preview, Subject, confirm, digest
 from console.fleet import VERBS, Verb
 from console.object_pages import ObjectPage, age, page_of, short, table
-from console.repair import progress_page, repair_page
+from console.repair import progress_page, repair_page, stop_page
 from console.timeline import timeline
 from console.tree import tree_data, tree_page
 from console.workspace_filters import RuntimeFilter, StatusFilter, TierFilter, TroubleFilter
+from delegations.previews import shortened
 from provisioning.models import ProvisionRun
 from workspaces.models import CanvasLayout, Workspace
 
-SHOWN = 200  # rows of a preview; the number above them is whole
+SHOWN = 2000  # of one action: nobody confirms what is not on the page
+NAME_CHARS = 60  # of a name in a list
 TOKENS = 50
 
 
@@ -33,11 +35,11 @@ TOKENS = 50
 class WorkspaceAdmin(ObjectPage[Workspace]):
     of_workspace = ("pk",)
     list_display = (
-        "name",
+        "named",
         "status",
         "tier",
         "runtime",
-        "parent",
+        "parent_named",
         "heartbeat_age",
         "compute",
         "image",
@@ -93,6 +95,14 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
         shown = row.shown_image or ""
         return f"…{shown[-20:]}" if len(shown) > 21 else shown or None
 
+    @admin.display(description="name", ordering="name")
+    def named(self, row: Workspace) -> str:
+        return shortened(row.name, NAME_CHARS)
+
+    @admin.display(description="parent", empty_value="—")
+    def parent_named(self, row: Workspace) -> str | None:
+        return shortened(row.parent.name, NAME_CHARS) if row.parent else None
+
     def get_urls(self) -> list[Any]:
         acts = path(
             "<uuid:workspace_id>/act/<slug:name>/",
@@ -105,11 +115,16 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
             self.admin_site.admin_view(self.repair_progress),
             name="workspaces_workspace_repair_progress",
         )
+        stop = path(
+            "repair/<uuid:repair_id>/stop/",
+            self.admin_site.admin_view(self.repair_stop),
+            name="workspaces_workspace_repair_stop",
+        )
         tree = path("tree/", self.admin_site.admin_view(self.tree), name="workspaces_workspace_tree")
         data = path(
             "tree/data/", self.admin_site.admin_view(self.tree_data), name="workspaces_workspace_tree_data"
         )
-        return [acts, repair, progress, tree, data, *super().get_urls()]
+        return [acts, repair, progress, stop, tree, data, *super().get_urls()]
 
     def buttons(self, request: HttpRequest, row: Workspace) -> list[dict[str, Any]]:
         return [
@@ -184,6 +199,11 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
             raise PermissionDenied
         return progress_page(request, self.admin_site, repair_id)
 
+    def repair_stop(self, request: HttpRequest, repair_id: UUID) -> HttpResponse:
+        if not self.has_view_permission(request) or roots_of(request) is not None:
+            raise PermissionDenied
+        return stop_page(request, self.admin_site, repair_id)
+
     def tree(self, request: HttpRequest) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
@@ -205,10 +225,13 @@ def _preview(row: Workspace, name: str, verb: Verb) -> tuple[Preview, list[UUID]
     fields = ("pk", "name", "status", "runtime", "generation", "active_tasks", "last_heartbeat_at")
     found = {one[0]: one for one in Workspace.objects.filter(pk__in=touched).values_list(*fields)}
     rows = [found[one] for one in touched if one in found]
-    more = f" Only the first {SHOWN} are listed." if len(rows) > SHOWN else ""
+    if len(rows) > SHOWN:
+        refusal = (
+            refusal or f"It concerns {len(rows)} workspaces, more than {SHOWN}: begin with those below it."
+        )
     preview = Preview(
-        title=f"{verb.label} {row.name}",
-        says=f"{verb.says} It concerns {len(rows)} workspace(s).{more}",
+        title=f"{verb.label} {shortened(row.name, NAME_CHARS)}",
+        says=f"{verb.says} It concerns {len(rows)} workspace(s).",
         word=row.name,
         headers=("Name", "Status", "Runtime", "Generation", "Active tasks", "Heartbeat"),
         rows=[(*one[1:6], age(one[6])) for one in rows[:SHOWN]],

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from chat_channels.adapters import ADAPTERS
 from chat_channels.configs import scalar, users
+from chat_channels.sealing import MASK
 from chat_channels.services import NewChannel, valid_config
 from config.errors import BadRequest
 from orgimport.env_files import unresolved
@@ -67,6 +68,8 @@ def _channel(node: Node, workspace_id: UUID, kind: str, given: Mapping[str, Any]
         raise _Skipped("enabled must be true or false")
     try:
         expanded = _expanded({str(key): value for key, value in config.items()}, node.env)
+        if any(expanded.get(key) == MASK for key in adapter.sensitive):
+            raise _Skipped("a masked value is no value")
         plain = valid_config(adapter, expanded)
         who = users(allowed)
     except BadRequest as error:

@@ -13,7 +13,7 @@ from django.utils import timezone
 from activity.redaction import storable
 from config.errors import BadRequest
 from orgimport.fields import Fields
-from orgimport.folder import Folder
+from orgimport.folder import INLINE, Folder
 from orgimport.template import Schedules
 from schedules.cron import next_run
 from schedules.services import Declared
@@ -31,6 +31,8 @@ def read_schedules(fields: Fields, folder: Folder, files_dir: str | None) -> Sch
     for number, given in enumerate(fields.mappings("schedules"), start=1):
         for key in sorted({str(key) for key in given} - KEYS):
             fields.warn(f"schedules[{number - 1}].{storable(key)[:200]}")
+        if folder.root is None and given.get("prompt_file"):
+            fields.problem(f"schedules[{number - 1}].prompt_file", INLINE)
         name = _name(given, number)
         try:
             if number > MOST:

@@ -24,3 +24,4 @@ class ProvisionRunAdmin(ReadOnlyAdmin[ProvisionRun]):
     list_filter = ("state", "kind", "backend", "error_class")
     search_fields = ("workspace_id", "compute_id")
     ordering = ("-queued_at",)
+    exclude = ("error_detail", "options")  # the server's own words: paths and the like

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.contrib.admin import EmptyFieldListFilter
 
 from config.admin import ReadOnlyAdmin
 from uploads.models import ObjectGC, PendingUpload
@@ -22,7 +23,7 @@ class PendingUploadAdmin(ReadOnlyAdmin[PendingUpload]):
         "acked_at",
         "expires_at",
     )
-    list_filter = ("storage", "is_outbound")
+    list_filter = (("acked_at", EmptyFieldListFilter), "storage", "is_outbound")
     search_fields = ("filename", "workspace_id")
     ordering = ("-created_at",)
     exclude = ("content",)

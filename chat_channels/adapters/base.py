@@ -105,6 +105,7 @@ class Adapter(ABC):
     config_schema: ClassVar[tuple[Field, ...]]
     text_limit: ClassVar[int]  # UTF-16 code units of one message, which is what providers count
     hint: ClassVar[str] = ""  # told with the chats that were found
+    is_key_public: ClassVar[bool] = False  # what verifies its deliveries may be known to everybody
 
     @property
     def sensitive(self) -> frozenset[str]:
@@ -149,8 +150,8 @@ class Adapter(ABC):
 
 
 def chats_of(config: Config) -> list[str]:
-    """The ids in `chat_id`, which is a comma list."""
-    return [one.strip() for one in config.get(CHAT_ID, "").split(",") if one.strip()]
+    """The ids in `chat_id`, which is a comma list; each once."""
+    return list(dict.fromkeys(one.strip() for one in config.get(CHAT_ID, "").split(",") if one.strip()))
 
 
 def listens_to(config: Config, chat_id: str) -> bool:

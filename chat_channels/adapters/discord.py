@@ -57,6 +57,7 @@ class Discord(Adapter):
     display_name = "Discord"
     text_limit = 2000
     hint = "Text channels of the servers that the bot was added to."
+    is_key_public = True
     config_schema = (
         Field(WEBHOOK_URL, "Webhook", "password", False, True, "https://discord.com/api/webhooks/…"),
         Field(BOT_TOKEN, "Bot token", "password", False, True, help="Instead of the webhook."),

@@ -8,6 +8,8 @@ from chat_channels.adapters.base import BOT_TOKEN, Chat
 from chat_channels.models import Channel
 from chat_channels.sealing import MASK
 from chat_channels.services.registry import adapter_of, opened
+from chat_channels.services.sending import without_secrets
+from chat_channels.wire import NotTaken
 from config.errors import BadRequest
 
 
@@ -22,4 +24,8 @@ def discover_chats(*, workspace_id: UUID, channel_type: str, bot_token: str) -> 
         bot_token = opened(row).get(BOT_TOKEN, "") if row else ""
     if not bot_token:
         raise BadRequest("bot_token is required")
-    return adapter.discover(bot_token), adapter.hint
+    try:
+        return adapter.discover(bot_token), adapter.hint
+    except NotTaken as error:
+        said = without_secrets(error.text, adapter, {BOT_TOKEN: bot_token})
+        raise NotTaken(said, is_certain=error.is_certain) from None

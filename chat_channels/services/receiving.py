@@ -18,7 +18,7 @@ from activity.events import EventType, record
 from activity.redaction import storable
 from activity.tally import tally
 from chat_channels.adapters import ADAPTERS
-from chat_channels.adapters.base import Delivery, Handshake, Incoming, listens_to
+from chat_channels.adapters.base import BOT_TOKEN, Adapter, Delivery, Handshake, Incoming, listens_to
 from chat_channels.configs import user
 from chat_channels.manager import Listener, listeners
 from chat_channels.models import Channel, ChannelMessage, Direction, Status
@@ -48,7 +48,9 @@ def receive(channel_type: str, delivery: Delivery) -> Mapping[str, Any]:
     adapter = ADAPTERS.get(channel_type)
     if adapter is None:
         raise NotFound("unknown channel type")
-    known = [one for one in listeners(channel_type) if adapter.verify(one.config, delivery)]
+    known = _entitled(
+        adapter, [one for one in listeners(channel_type) if adapter.verify(one.config, delivery)]
+    )
     if not known:
         log.warning("webhook.refused", channel_type=channel_type)
         tally.add(MESSAGES, channel_type=channel_type, outcome="refused")
@@ -60,6 +62,20 @@ def receive(channel_type: str, delivery: Delivery) -> Mapping[str, Any]:
     log.info("webhook.received", channel_type=channel_type, outcome=outcome)
     tally.add(MESSAGES, channel_type=channel_type, outcome=outcome.value)
     return adapter.acknowledgement(outcome)
+
+
+def _entitled(adapter: Adapter, known: list[Listener]) -> list[Listener]:
+    """Where what verifies a delivery is no secret, knowing it proves nothing: the channel that had it first
+    counts, with those of its workspace and those that hold the same bot token.
+    """
+    if not known or not adapter.is_key_public:
+        return known
+    first, token = known[0], known[0].config.get(BOT_TOKEN, "")
+    return [
+        one
+        for one in known
+        if one.workspace_id == first.workspace_id or (token and one.config.get(BOT_TOKEN) == token)
+    ]
 
 
 def _taken(known: list[Listener], said: Incoming) -> Outcome:

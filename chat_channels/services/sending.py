@@ -86,7 +86,7 @@ def deliver_text(
         try:
             adapter.send(config, Outgoing(piece, chat_id, thread, until))
         except NotTaken as error:
-            said = _without_secrets(error.text, adapter, config)
+            said = without_secrets(error.text, adapter, config)
             raise NotTaken(said, is_certain=error.is_certain and not is_begun) from None
         is_begun = True
 
@@ -136,7 +136,7 @@ def _note(row: Channel, text: str) -> None:
     record(EventType.CHANNEL_MESSAGE, row.workspace_id, told)
 
 
-def _without_secrets(text: str, adapter: Adapter, config: Mapping[str, str]) -> str:
+def without_secrets(text: str, adapter: Adapter, config: Mapping[str, str]) -> str:
     """A provider's own words may repeat what it was sent."""
     for key in sorted(adapter.sensitive):
         if value := config.get(key):

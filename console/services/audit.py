@@ -15,11 +15,12 @@ from django.db.models.functions import Now
 from config.errors import BadRequest, DomainError
 from config.states import update_returning
 from console.models import OperatorAction, Outcome
+from delegations.previews import shortened
 
 log = structlog.get_logger(__name__)
 
 REASON_CHARS = 500
-RESULT_CHARS = 2000
+RESULT_CHARS = 50_000  # the ids of a thousand workspaces
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,29 @@ def act(asked: Asked, verb: Callable[[], Told]) -> Told:
     return told
 
 
+def note(asked: Asked, told: Told) -> None:
+    """One write for what is one transaction: the record is there exactly when the change is."""
+    OperatorAction.objects.create(
+        id=asked.id,
+        actor=asked.actor,
+        client_address=asked.client_address,
+        verb=asked.verb,
+        object_kind=asked.object_kind,
+        object_id=asked.object_id,
+        object_name=asked.object_name,
+        reason=asked.reason,
+        outcome=told.outcome,
+        result=told.text,
+        ended_at=Now(),
+    )
+
+
 def end(action_id: UUID, told: Told) -> None:
     """The second write of a record; of one that has ended already nothing changes."""
     rows = OperatorAction.objects.filter(pk=action_id, outcome=Outcome.STARTED)
-    for row in update_returning(rows, outcome=told.outcome, result=told.text[:RESULT_CHARS], ended_at=Now()):
+    for row in update_returning(
+        rows, outcome=told.outcome, result=shortened(told.text, RESULT_CHARS), ended_at=Now()
+    ):
         log.info(
             "console.action",
             action_id=str(row.pk),

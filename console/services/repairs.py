@@ -67,9 +67,11 @@ def start_repair(repair_id: UUID, actor: str, options: Options, plan: CleanupPla
     return row
 
 
-def stop_repair(repair_id: UUID, actor: str) -> bool:
-    """It ends after the batch that is under way. False: it has ended."""
-    return bool(Repair.objects.filter(pk=repair_id, ended_at=None).update(stop_asked_by=actor))
+def stop_repair(repair_id: UUID, actor: str) -> None:
+    """It ends after the batch that is under way. Raises Conflict: it has ended, or is stopped already."""
+    rows = Repair.objects.filter(pk=repair_id, ended_at=None, stop_asked_by="")
+    if not rows.update(stop_asked_by=actor):
+        raise Conflict("it has ended, or is stopped already")
 
 
 def ring_for_open_repairs() -> int:
@@ -119,20 +121,22 @@ def _round(row: Repair) -> bool:
     plan = plan_cleanup(options)
     if not row.has_begun and plan.fingerprint != row.fingerprint:
         return _finish(row, Told(STALE, Outcome.REFUSED))
+    fingerprint = plan.fingerprint if row.has_begun else row.fingerprint
     removable = {member.row.id for member in plan.removable}
     kept = [one for one in left if one not in removable]
     chosen = [one for one in left if one in removable][:DEFAULT_MAX]
-    if not _keep(row, has_begun=True, failures=row.failures | dict.fromkeys(map(str, kept), CHANGED)):
+    if not _keep(row, failures=row.failures | dict.fromkeys(map(str, kept), CHANGED)):
         return False
     if not chosen:
         return True
+    # It begins with the lock in hand: until then another cleanup may make its plan untrue.
     done = clean_up_duplicates(
         options,
-        fingerprint=plan.fingerprint,
+        fingerprint=fingerprint,
         ids=chosen,
         limit=len(chosen),
         actor=f"console:{row.actor}",
-        goes_on=lambda: _keep(row) and not _is_stopped(row),
+        goes_on=lambda: _keep(row, has_begun=True) and not _is_stopped(row),
     )
     row.refresh_from_db()
     return _keep(
@@ -172,12 +176,14 @@ def _finish(row: Repair, told: Told | None = None) -> bool:
 
 def _outcome(row: Repair) -> Outcome:
     found = progress(row)
+    if not found.gone:
+        return Outcome.REFUSED
     return Outcome.PARTLY if found.left or found.pending or row.leftovers else Outcome.DONE
 
 
 def _summary(row: Repair) -> str:
     found = progress(row)
-    parts = [f"{found.gone} of {found.total} removed, {row.freed_vcpus:g} vCPU freed."]
+    parts = [f"{found.gone} of {found.total} are gone, {row.freed_vcpus:g} vCPU freed."]
     if row.stop_asked_by:
         parts.append(f"Stopped by {row.stop_asked_by}.")
     if row.failures:
@@ -186,7 +192,8 @@ def _summary(row: Repair) -> str:
     parts += _named("Their stop is still owed", found.pending)
     parts += _named("Still running", row.leftovers)
     left = set(found.left)
-    parts += _named("Removed", [one for one in row.workspace_ids if one not in left])
+    parts += _named("Not reached", [one for one in found.left if str(one) not in row.failures])
+    parts += _named("Gone", [one for one in row.workspace_ids if one not in left])
     return " ".join(parts)
 
 

@@ -102,8 +102,10 @@ def _take(schedule_id: UUID) -> Run | None:
         assert row.slot is not None
         target = Workspace.objects.get(pk=row.workspace_id)
         if not row.enabled or target.status in NEVER:
+            if row.enabled:  # paused since: it is due again, and late, when that is over
+                row.next_run_at = row.slot
             row.slot = None
-            row.save(update_fields=["slot"])
+            row.save(update_fields=["slot", "next_run_at"])
             return None
         Schedule.objects.filter(pk=row.pk).update(lease_expires_at=Now() + LEASE)
         is_busy = target.active_tasks >= target.max_concurrent_tasks

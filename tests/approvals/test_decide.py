@@ -7,14 +7,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.contrib.admin import site
-from django.contrib.auth import get_user_model
-from django.test import RequestFactory
 
 from access.services.org_tokens import Caller, mint_org_token
 from activity.events import Frame
 from activity.models import StructureEvent
-from approvals.admin import ApprovalAdmin
 from approvals.models import STATES, Approval, Status
 from tests.approvals.factories import ApprovalFactory
 from tests.clients import Api, admin, agent_of, anonymous
@@ -177,30 +173,12 @@ def test_only_the_asker_takes_back(approval: Approval) -> None:
         assert (answer.status_code, answer.json()) == (404, {"error": "approval not found"})
 
 
-# --- The table of states, and the operators' page
+# --- The table of states
 
 
 def test_every_move_leaves_pending() -> None:
     assert set(STATES.sources) == set(Status) - {Status.PENDING, Status.ESCALATED}
     assert all(sources == {Status.PENDING} for sources in STATES.sources.values())
-
-
-def test_the_console_decides_what_is_still_open(approval: Approval, published: list[Frame]) -> None:
-    decided = ApprovalFactory()
-    call(admin(), decided, "decide", {"decision": "denied"})
-    published.clear()
-    request = RequestFactory().post("/console/")
-    request.user = get_user_model().objects.create_superuser("grace", password="x")
-    ApprovalAdmin(Approval, site).approve(request, Approval.objects.all())
-    approval.refresh_from_db()
-    decided.refresh_from_db()
-    assert (approval.status, approval.decided_by, approval.decided_actor) == (
-        "approved",
-        "grace",
-        "console:grace",
-    )
-    assert decided.status == "denied"
-    assert [frame.event for frame in published] == ["APPROVAL_APPROVED", "APPROVAL_DECIDED"]
 
 
 def test_a_token_bound_to_an_org_decides_in_that_org_only(valkey: Any):

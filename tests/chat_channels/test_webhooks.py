@@ -17,6 +17,7 @@ from chat_channels.models import Channel, ChannelMessage
 from config.valkey import client
 from tests.chat_channels import webhooks
 from tests.chat_channels.conftest import Doorbell, Make
+from tests.chat_channels.providers import DISCORD_TOKEN
 from tests.chat_channels.webhooks import (
     DISCORD_KEY,
     LARK_TOKEN,
@@ -210,6 +211,17 @@ def test_a_discord_key_of_another_application_is_not_believed(make: Make):
     make(WorkspaceFactory(), "discord", config={"public_key": "00" * 32})
     assert DISCORD_KEY
     assert deliver("discord", said("discord")).status_code == 401
+
+
+def test_a_public_key_entitles_nobody_to_what_is_said_to_another(make: Make):
+    """It can be looked up. Who holds the application's bot token too may listen."""
+    first, thief, friend = (WorkspaceFactory() for _ in range(3))
+    make(first, "discord", config={"bot_token": DISCORD_TOKEN, "webhook_url": ""})
+    make(thief, "discord")
+    make(friend, "discord", config={"bot_token": DISCORD_TOKEN, "webhook_url": ""})
+    assert outcome(deliver("discord", said("discord"))) == "accepted"
+    heard = set(ChannelMessage.objects.values_list("channel__workspace_id", flat=True))
+    assert heard == {first.pk, friend.pk}
 
 
 # --- What becomes of it

@@ -16,7 +16,6 @@ from config.jobs import Job
 from console.models import OperatorAction
 from delegations.models import Delegation, Delivery, Status
 from provisioning import dispatch
-from tests.approvals.factories import ApprovalFactory
 from tests.console.conftest import few_queries, login, text_of
 from tests.delegations.conftest import Doorbell
 from tests.delegations.factories import delegated, fresh, inbox, pair
@@ -215,12 +214,3 @@ def test_without_a_reason_or_what_was_shown_nothing_happens(change: dict[str, st
     assert shown
     assert browser.post(act(row, "resolve"), {"seen": shown[1], "reason": "x"} | change).status_code == 200
     assert fresh(row).status == Status.STUCK
-
-
-@pytest.mark.parametrize(("role", "status"), [("viewer", "pending"), ("operator", "approved")])
-def test_a_viewer_does_not_decide_approvals(role: str, status: str):
-    approval = ApprovalFactory()
-    form = {"action": "approve", "_selected_action": [str(approval.pk)]}
-    login(role).post("/console/approvals/approval/", form)
-    approval.refresh_from_db()
-    assert approval.status == status

@@ -109,7 +109,7 @@ def test_seventy_two_leaked_children_go_by_one_confirmation():
     carry_on(Repair.objects.get().pk)
     assert living() == {"Team", "Dev"}
     assert OperatorAction.objects.get().outcome == "done"
-    assert "72 of 72 removed" in OperatorAction.objects.get().result
+    assert "72 of 72 are gone" in OperatorAction.objects.get().result
 
 
 class Killed(BaseException):
@@ -149,28 +149,46 @@ def test_a_worker_that_dies_is_followed_by_another(monkeypatch: pytest.MonkeyPat
     assert living() == {"Team", "Dev"}
     # What the dead one had removed and not stopped is still owed; the sweep of workspaces goes on with it.
     assert OperatorAction.objects.get().outcome == "partly"
-    assert "9 of 9 removed" in OperatorAction.objects.get().result
+    assert "9 of 9 are gone" in OperatorAction.objects.get().result
     assert "Their stop is still owed" in OperatorAction.objects.get().result
+
+
+def stop(browser: Client, row: Repair, reason: str = "enough") -> Any:
+    return browser.post(f"{PAGE}{row.pk}/stop/", {"reason": reason}, follow=True)
 
 
 def test_it_stops_when_asked_after_the_few_under_way(monkeypatch: pytest.MonkeyPatch):
     copies(9)
     row = confirmed(9)
-    browser = login("administrator", name="another")
+    browser, late = login("administrator", name="another"), login("administrator", name="late")
     real = duplicates.teardown
 
     def asks(*args: Any, **kwargs: Any) -> int:
-        browser.post(f"{PAGE}{row.pk}/")
+        for one in (browser, late):
+            stop(one, row)
         return real(*args, **kwargs)
 
     monkeypatch.setattr(duplicates, "teardown", asks)
     carry_on(row.pk)
     assert len(living()) == 2 + 9 - 3
-    record = OperatorAction.objects.get()
+    record = OperatorAction.objects.get(verb="workspaces.repair")
     assert record.outcome == "partly"
-    assert record.result.startswith("3 of 9 removed, 0 vCPU freed. Stopped by another.")
-    html = text_of(browser.post(f"{PAGE}{row.pk}/", follow=True))
-    assert "It has ended already." in html
+    assert record.result.startswith("3 of 9 are gone, 0 vCPU freed. Stopped by another.")
+    assert "Not reached: " in record.result
+    stops = OperatorAction.objects.filter(verb="workspaces.repair_stop").values_list(
+        "actor", "reason", "outcome"
+    )
+    assert list(stops) == [("another", "enough", "done")]
+    assert "It has ended, or is stopped already." in stop(late, row).content.decode()
+
+
+def test_one_that_is_stopped_before_it_began_changed_nothing():
+    copies(2)
+    row = confirmed(2)
+    stop(login("administrator", name="another"), row)
+    carry_on(row.pk)
+    record = OperatorAction.objects.get(verb="workspaces.repair")
+    assert (record.outcome, record.result[:14]) == ("refused", "0 of 2 are gon")
 
 
 @pytest.mark.parametrize("role", ["viewer", "operator"])
@@ -179,9 +197,37 @@ def test_only_an_administrator_stops_it(role: str):
     row = confirmed(2)
     browser = login(role)
     assert "Waits for a worker." in text_of(browser.get(f"{PAGE}{row.pk}/"))
-    assert browser.post(f"{PAGE}{row.pk}/").status_code == 403
+    assert stop(browser, row).status_code == 403
     assert login(None).get(f"{PAGE}{row.pk}/").status_code == 403
     assert Repair.objects.get().stop_asked_by == ""
+
+
+def test_the_second_confirmation_of_a_plan_is_refused_when_its_turn_comes():
+    """Also when it waited for the first one: nothing had begun."""
+    copies(4)
+    browser = login("administrator")
+    form = {"seen": seen(text_of(browser.get(PAGE))), "typed": "remove 4", "reason": "twice"}
+    for _ in range(2):
+        assert browser.post(PAGE, form).status_code == 302
+    first, second = Repair.objects.order_by("created_at")
+    with try_lock(duplicates.LOCK):
+        carry_on(second.pk)  # has to wait
+    carry_on(first.pk)
+    carry_on(second.pk)
+    outcomes = {one.pk: one.outcome for one in OperatorAction.objects.all()}
+    assert outcomes == {first.pk: "done", second.pk: "done"}
+    assert living() == {"Team", "Dev"}
+
+
+def test_one_that_waited_while_its_plan_became_untrue_is_refused():
+    _, busy, *_ = copies(4)
+    row = confirmed(4)
+    with try_lock(duplicates.LOCK):
+        carry_on(row.pk)
+    Workspace.objects.filter(pk=busy.pk).update(active_tasks=1)
+    carry_on(row.pk)
+    assert OperatorAction.objects.get().result == STALE
+    assert len(living()) == 6
 
 
 def test_a_plan_that_is_no_longer_true_when_its_turn_comes_removes_nothing():

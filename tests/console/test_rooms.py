@@ -103,3 +103,20 @@ def test_values_messages_and_credentials_are_not_shown(browser: Client):
         assert HIDDEN not in shown
         assert token not in shown
         assert bytes(kept.token_hash).hex() not in shown
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "memory/keyvalue/?value__icontains=do",
+        "memory/agentmemory/?content__contains=do",
+        "schedules/schedule/?prompt__startswith=do",
+        "access/workspaceauthtoken/?token_hash__startswith=a",
+        "console/operatoraction/?client_address__startswith=1",
+    ],
+)
+def test_what_is_not_shown_cannot_be_asked_for_by_a_filter(browser: Client, path: str):
+    """An answer that depends on a hidden column tells it, letter by letter."""
+    answer = browser.get(f"/console/{path}")
+    assert (answer.status_code, "e=1" in answer.get("Location", "")) in {(302, True), (400, False)}
+    assert browser.get("/console/provisioning/provisionrun/?state__exact=queued").status_code == 200

@@ -173,3 +173,23 @@ def test_every_delegation_of_the_org_is_seen_from_either_end(orgs: dict[str, lis
     assert address(Delegation.objects.get(pk=crossing.pk)) in text_of(
         browser.get("/console/delegations/delegation/")
     )
+
+
+def test_a_changed_login_is_a_record():
+    User.objects.create_superuser("root", password="a long one")
+    browser = Client()
+    browser.force_login(User.objects.get(username="root"))
+    browser.post(
+        "/console/auth/group/add/",
+        {"name": "acme", "org_scopes-TOTAL_FORMS": "0", "org_scopes-INITIAL_FORMS": "0"},
+    )
+    group = Group.objects.get(name="acme")
+    record = OperatorAction.objects.get()
+    assert (record.actor, record.verb, record.object_id, record.object_name) == (
+        "root",
+        "group.add",
+        str(group.pk),
+        "acme",
+    )
+    browser.post(f"/console/auth/group/{group.pk}/delete/", {"post": "yes"})
+    assert OperatorAction.objects.filter(verb="group.delete", outcome="done").exists()

@@ -341,3 +341,15 @@ def test_a_form_of_somebody_elses_page_is_refused(backend: InMemoryBackend):
     assert strict.login(username="a-administrator", password="a long one")
     assert strict.post(act(row, "remove"), {"typed": "Dev", "reason": "x"}).status_code == 403
     assert status_of(row) == Status.ONLINE
+
+
+def test_more_than_a_page_can_list_is_not_removed_at_once(monkeypatch: pytest.MonkeyPatch):
+    from console import workspace_admin
+
+    monkeypatch.setattr(workspace_admin, "SHOWN", 2)
+    root = WorkspaceFactory(name="Root")
+    for number in range(2):
+        WorkspaceFactory(name=f"below {number}", parent=root)
+    html = text_of(login("administrator").get(act(root, "remove")))
+    assert "It concerns 3 workspaces, more than 2: begin with those below it." in html
+    assert 'name="reason"' not in html

@@ -73,7 +73,6 @@ def test_a_second_import_touches_none():
         ({"prompt": "  "}, "empty prompt"),
         ({"prompt": ["a"]}, "prompt must be a text"),
         ({"prompt": "x" * 16_385}, "the prompt is longer than 16384 bytes"),
-        ({"prompt": None, "prompt_file": "a.md"}, "prompt_file cannot be read"),
         ({"enabled": "yes"}, "enabled must be true or false"),
     ],
 )
@@ -227,3 +226,10 @@ def test_a_legacy_that_cannot_be_taken_over_is_only_logged():
         body = entry(post(template=org(DAILY)))
     assert body["schedules"] == ["daily"]
     assert set(rows()) == {"daily"}
+
+
+def test_an_inline_template_has_no_file_of_a_prompt():
+    answer = post(template=org({"name": "a", "cron_expr": "0 9 * * *", "prompt_file": "a.md"}))
+    assert answer.status_code == 400
+    (error,) = answer.json()["errors"]
+    assert error["field"] == "schedules[0].prompt_file"

@@ -96,7 +96,8 @@ def test_what_is_no_expression(expression: str):
 
 
 @pytest.mark.parametrize(
-    "zone", ["", "Mars/Olympus", "UTC+2", "../UTC", "/etc/localtime", "utc\x00", "Local"]
+    "zone",
+    ["", "Mars/Olympus", "UTC+2", "../UTC", "/etc/localtime", "utc\x00", "Local", "localtime", "Factory"],
 )
 def test_what_is_no_time_zone(zone: str):
     with pytest.raises(BadRequest, match=r"^invalid timezone: "):

@@ -83,15 +83,21 @@ def test_a_sleeping_workspace_has_its_runs():
     ticked(claimed=1)
 
 
-def test_a_pause_between_claim_and_run_takes_the_run(agent: FakeAgent, doorbell: Doorbell):
+def test_a_pause_between_claim_and_run_makes_the_run_late(agent: FakeAgent, doorbell: Doorbell):
     made = scheduled(agent)
     ticked(claimed=1)
+    due = Schedule.objects.get(pk=made.pk).slot
     made.workspace.status = Status.PAUSED
     made.workspace.save()
     doorbell.work()
     assert agent.requests == []
     made.refresh_from_db()
-    assert (made.slot, made.run_count, made.last_status) == (None, 0, "")
+    assert (made.slot, made.run_count, made.last_status, made.next_run_at) == (None, 0, "", due)
+    made.workspace.status = Status.ONLINE
+    made.workspace.save()
+    ticked(claimed=1)
+    doorbell.work()
+    assert len(agent.requests) == 1
 
 
 def test_a_schedule_that_was_switched_off_or_deleted_after_its_claim_does_not_run(

@@ -73,6 +73,7 @@
   async function load() {
     try {
       const answer = await fetch(canvas.dataset.url, { headers: { Accept: "application/json" } });
+      if (answer.redirected) return location.reload(); // logged out meanwhile
       if (!answer.ok) throw new Error(answer.status);
       const told = await answer.json();
       boxes = told.boxes;
