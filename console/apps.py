@@ -1,6 +1,4 @@
-from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from django.apps import AppConfig
 from django.contrib import admin
@@ -17,14 +15,14 @@ class ConsoleConfig(AppConfig):
         admin.site.index_title = "Overview"
         admin.site.index_template = "console/home.html"
         # After the last room's permissions exist: a migration would come before those of later rooms.
-        restrictions.append(_roots)
+        restrictions.append(_scope)
         post_migrate.connect(_complete_roles, sender=self)
 
 
-def _roots(request: HttpRequest) -> Sequence[UUID] | None:
-    from console.services.scopes import roots
+def _scope(request: HttpRequest) -> Any:
+    from console.services.scopes import workspaces_of
 
-    return roots(request)
+    return workspaces_of(request)
 
 
 def _complete_roles(**_: Any) -> None:

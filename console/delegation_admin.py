@@ -17,7 +17,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import path, reverse
 from django.utils import timezone
 
-from config.admin import roots_of
+from config.admin import is_confined
 from console.charts import delegation_charts
 from console.confirmation import Preview, Subject, confirm, digest
 from console.object_pages import ObjectPage, age, page_of, table
@@ -127,7 +127,7 @@ class DelegationAdmin(ObjectPage[Delegation]):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        charts = delegation_charts(timezone.now()) if roots_of(request) is None else []
+        charts = delegation_charts(timezone.now()) if not is_confined(request) else []
         answer: HttpResponse = super().changelist_view(request, {**(extra_context or {}), "charts": charts})
         return answer
 

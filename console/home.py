@@ -17,7 +17,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from activity.supervision import subsystems
-from config.admin import roots_of, within
+from config.admin import is_confined, within
 from config.jobs import probe_name, queues
 from config.valkey import client
 from console.charts import fleet_charts
@@ -62,7 +62,7 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     ]
     context["tree"] = picture()
     context["home_tables"] = [_starts(request)]
-    if roots_of(request) is None:
+    if not is_confined(request):
         context["charts"] = fleet_charts(timezone.now())
         context["home_tables"] += [_jobs(), _operators()]
     return context

@@ -13,7 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import path, reverse
 
 from access.models import WorkspaceAuthToken, WorkspaceSecret
-from config.admin import roots_of
+from config.admin import is_confined
 from config.errors import DomainError
 from console.confirmation import Preview, Subject, confirm, digest
 from console.fleet import VERBS, Verb
@@ -190,17 +190,17 @@ class WorkspaceAdmin(ObjectPage[Workspace]):
         )
 
     def repair(self, request: HttpRequest) -> HttpResponse:
-        if not self.has_view_permission(request) or roots_of(request) is not None:
+        if not self.has_view_permission(request) or is_confined(request):
             raise PermissionDenied
         return repair_page(request, self.admin_site)
 
     def repair_progress(self, request: HttpRequest, repair_id: UUID) -> HttpResponse:
-        if not self.has_view_permission(request) or roots_of(request) is not None:
+        if not self.has_view_permission(request) or is_confined(request):
             raise PermissionDenied
         return progress_page(request, self.admin_site, repair_id)
 
     def repair_stop(self, request: HttpRequest, repair_id: UUID) -> HttpResponse:
-        if not self.has_view_permission(request) or roots_of(request) is not None:
+        if not self.has_view_permission(request) or is_confined(request):
             raise PermissionDenied
         return stop_page(request, self.admin_site, repair_id)
 

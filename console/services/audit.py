@@ -6,7 +6,8 @@ Source: docs/reference/console.md, Audit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
@@ -59,16 +60,7 @@ def act(asked: Asked, verb: Callable[[], Told]) -> Told:
     reason = asked.reason.strip()
     if not reason or len(reason) > REASON_CHARS:
         raise BadRequest(f"a reason of 1 to {REASON_CHARS} characters is needed")
-    OperatorAction.objects.create(
-        id=asked.id,
-        actor=asked.actor,
-        client_address=asked.client_address,
-        verb=asked.verb,
-        object_kind=asked.object_kind,
-        object_id=asked.object_id,
-        object_name=asked.object_name,
-        reason=reason,
-    )
+    _record(asked, reason=reason)
     try:
         told = verb()
     except DomainError as error:
@@ -83,19 +75,11 @@ def act(asked: Asked, verb: Callable[[], Told]) -> Told:
 
 def note(asked: Asked, told: Told) -> None:
     """One write for what is one transaction: the record is there exactly when the change is."""
-    OperatorAction.objects.create(
-        id=asked.id,
-        actor=asked.actor,
-        client_address=asked.client_address,
-        verb=asked.verb,
-        object_kind=asked.object_kind,
-        object_id=asked.object_id,
-        object_name=asked.object_name,
-        reason=asked.reason,
-        outcome=told.outcome,
-        result=told.text,
-        ended_at=Now(),
-    )
+    _record(asked, outcome=told.outcome, result=shortened(told.text, RESULT_CHARS), ended_at=Now())
+
+
+def _record(asked: Asked, **fields: Any) -> None:
+    OperatorAction.objects.create(**{**asdict(asked), **fields})
 
 
 def end(action_id: UUID, told: Told) -> None:

@@ -99,6 +99,9 @@ def carry_on(repair_id: UUID) -> None:
                 row.refresh_from_db()
         except DomainError as error:
             _wait(row, error.text)
+        except Exception:  # whatever it is, it must not be tried for ever
+            log.exception("repair.round_failed", repair_id=str(row.pk))
+            _wait(row, "an error of the server")
 
 
 def progress(row: Repair) -> Progress:
@@ -121,7 +124,6 @@ def _round(row: Repair) -> bool:
     plan = plan_cleanup(options)
     if not row.has_begun and plan.fingerprint != row.fingerprint:
         return _finish(row, Told(STALE, Outcome.REFUSED))
-    fingerprint = plan.fingerprint if row.has_begun else row.fingerprint
     removable = {member.row.id for member in plan.removable}
     kept = [one for one in left if one not in removable]
     chosen = [one for one in left if one in removable][:DEFAULT_MAX]
@@ -132,7 +134,7 @@ def _round(row: Repair) -> bool:
     # It begins with the lock in hand: until then another cleanup may make its plan untrue.
     done = clean_up_duplicates(
         options,
-        fingerprint=fingerprint,
+        fingerprint=plan.fingerprint,
         ids=chosen,
         limit=len(chosen),
         actor=f"console:{row.actor}",

@@ -8,11 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from django.db.models.expressions import RawSQL
 from django.http import HttpRequest
 
 from console.models import OrgScope
 
 _KNOWN = "_console_roots"  # on the request: asked once for a page
+
+
+_BELOW = """
+WITH RECURSIVE org AS (
+    SELECT id FROM workspaces WHERE id = ANY(%s::uuid[])
+    UNION SELECT below.id FROM workspaces below JOIN org ON below.parent_id = org.id
+) SELECT id FROM org
+"""
+
+
+def workspaces_of(request: HttpRequest) -> RawSQL | None:
+    """The ids of what is at and below `roots`, removed ones too, as a part of a query; None: everything."""
+    found = roots(request)
+    return None if found is None else RawSQL(_BELOW, [list(found)])  # noqa: S611 - the ids are a parameter
 
 
 def roots(request: HttpRequest) -> Sequence[UUID] | None:

@@ -318,6 +318,23 @@ def test_while_another_cleanup_runs_it_waits_and_in_the_end_gives_up():
     assert ring_for_open_repairs() == 0
 
 
+def test_an_error_that_nobody_foresaw_is_tried_again_and_not_for_ever(monkeypatch: pytest.MonkeyPatch):
+    copies(2)
+    row = confirmed(2)
+
+    def breaks(*args: Any, **kwargs: Any) -> Any:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(repairs, "plan_cleanup", breaks)
+        carry_on(row.pk)
+        assert ring_for_open_repairs() == 1
+        Repair.objects.update(created_at=timezone.now() - repairs.PATIENCE - timedelta(seconds=1))
+        carry_on(row.pk)
+    assert ring_for_open_repairs() == 0
+    assert OperatorAction.objects.get().outcome == "failed"
+
+
 def test_a_repair_that_waited_goes_on_when_rung_for():
     copies(2)
     row = confirmed(2)
