@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from a2a.services.drain import drain
-from config import jobs
 from config.jobs import Job
 from provisioning import dispatch
 from provisioning.backends.memory import InMemoryBackend
 from tests.a2a.fake_agent import FakeAgent, fake_agent
+from tests.doorbell import Doorbell, hung
 
 
 @pytest.fixture(autouse=True)
@@ -37,24 +35,6 @@ def agent() -> Iterator[FakeAgent]:
         yield one
 
 
-class Doorbell:
-    """What was rung for, in order. `work()` is a worker that drains what it was asked to."""
-
-    def __init__(self) -> None:
-        self.rung: list[tuple[Job, dict[str, Any]]] = []
-
-    def ring(self, job: Job, ids: dict[str, Any]) -> None:
-        self.rung.append((job, ids))
-
-    def work(self) -> None:
-        while self.rung:
-            job, ids = self.rung.pop(0)
-            if job == Job.A2A_DRAIN:
-                drain(UUID(str(ids["workspace_id"])))
-
-
 @pytest.fixture(autouse=True)
 def doorbell(monkeypatch: pytest.MonkeyPatch, valkey: Any) -> Doorbell:
-    bell = Doorbell()
-    monkeypatch.setattr(jobs, "_send", bell.ring)
-    return bell
+    return hung(monkeypatch, Doorbell(Job.A2A_DRAIN))

@@ -6,19 +6,17 @@ import base64
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from a2a.services.drain import drain
 from chat_channels import manager
-from chat_channels.services import create_channel, deliver
-from config import jobs
+from chat_channels.services import create_channel
 from config.jobs import Job
 from provisioning import dispatch
 from tests.a2a.fake_agent import FakeAgent, fake_agent
 from tests.chat_channels.providers import Provider, serving
 from tests.chat_channels.webhooks import CONFIGS
+from tests.doorbell import Doorbell, hung
 
 
 @pytest.fixture
@@ -57,29 +55,9 @@ def agent() -> Iterator[FakeAgent]:
         yield one
 
 
-class Doorbell:
-    """What was rung for, in order. `work()` is a worker that does it."""
-
-    def __init__(self) -> None:
-        self.rung: list[tuple[Job, dict[str, Any]]] = []
-
-    def ring(self, job: Job, ids: dict[str, Any]) -> None:
-        self.rung.append((job, ids))
-
-    def work(self) -> None:
-        while self.rung:
-            job, ids = self.rung.pop(0)
-            if job == Job.CHANNEL_DELIVER:
-                deliver(UUID(str(ids["message_id"])))
-            elif job == Job.A2A_DRAIN:
-                drain(UUID(str(ids["workspace_id"])))
-
-
 @pytest.fixture(autouse=True)
 def doorbell(monkeypatch: pytest.MonkeyPatch) -> Doorbell:
-    bell = Doorbell()
-    monkeypatch.setattr(jobs, "_send", bell.ring)
-    return bell
+    return hung(monkeypatch, Doorbell(Job.CHANNEL_DELIVER, Job.A2A_DRAIN))
 
 
 Make = Callable[..., Any]

@@ -23,10 +23,11 @@ from chat_channels.services.sweeping import KEPT, PATIENCE, Swept
 from chat_channels.tasks import manager
 from tests.a2a.fake_agent import FakeAgent, answers, hangs_up, waits
 from tests.a2a.fake_agent import said as agent_said
-from tests.chat_channels.conftest import Doorbell, Make
+from tests.chat_channels.conftest import Make
 from tests.chat_channels.providers import Provider
 from tests.chat_channels.webhooks import PROVIDERS, deliver, said
 from tests.conftest import at_once
+from tests.doorbell import Doorbell
 from tests.waiting import eventually
 from tests.workspaces.factories import WorkspaceFactory
 

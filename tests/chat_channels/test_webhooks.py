@@ -16,7 +16,7 @@ from chat_channels.adapters.base import TOLERANCE_S
 from chat_channels.models import Channel, ChannelMessage
 from config.valkey import client
 from tests.chat_channels import webhooks
-from tests.chat_channels.conftest import Doorbell, Make
+from tests.chat_channels.conftest import Make
 from tests.chat_channels.providers import DISCORD_TOKEN
 from tests.chat_channels.webhooks import (
     DISCORD_KEY,
@@ -30,6 +30,7 @@ from tests.chat_channels.webhooks import (
 )
 from tests.clients import admin
 from tests.conftest import at_once
+from tests.doorbell import Doorbell
 from tests.workspaces.factories import WorkspaceFactory
 from workspaces.services import remove_workspace
 

@@ -17,8 +17,8 @@ from console.models import OperatorAction
 from delegations.models import Delegation, Delivery, Status
 from provisioning import dispatch
 from tests.console.conftest import few_queries, login, text_of
-from tests.delegations.conftest import Doorbell
 from tests.delegations.factories import delegated, fresh, inbox, pair
+from tests.doorbell import Doorbell
 
 pytestmark = pytest.mark.django_db
 committed = pytest.mark.django_db(transaction=True)

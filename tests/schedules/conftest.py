@@ -8,43 +8,25 @@ from uuid import UUID
 
 import pytest
 
-from a2a.services.drain import drain
-from config import jobs
 from config.jobs import Job
 from provisioning import dispatch
-from schedules import hooks, services
+from schedules import hooks
 from schedules.models import Schedule
 from tests.a2a.fake_agent import FakeAgent, fake_agent
+from tests.doorbell import Doorbell, hung
 from tests.schedules.factories import ScheduleFactory
 from tests.workspaces.factories import WorkspaceFactory
 
 
-class Doorbell:
-    """What was rung for, in order. `work()` is a worker that answers until nothing rings."""
-
-    def __init__(self) -> None:
-        self.rung: list[tuple[Job, dict[str, Any]]] = []
-
-    def ring(self, job: Job, ids: dict[str, Any]) -> None:
-        self.rung.append((job, ids))
-
-    def work(self) -> None:
-        while self.rung:
-            job, ids = self.rung.pop(0)
-            match job:
-                case Job.SCHEDULE_FIRE:
-                    services.fire(UUID(str(ids["schedule_id"])))
-                case Job.A2A_DRAIN:
-                    drain(UUID(str(ids["workspace_id"])))
-
+class RunsBell(Doorbell):
     def for_runs(self) -> list[UUID]:
         return [UUID(str(ids["schedule_id"])) for job, ids in self.rung if job == Job.SCHEDULE_FIRE]
 
 
 @pytest.fixture
-def doorbell(monkeypatch: pytest.MonkeyPatch, valkey: Any) -> Doorbell:
-    bell = Doorbell()
-    monkeypatch.setattr(jobs, "_send", bell.ring)
+def doorbell(monkeypatch: pytest.MonkeyPatch, valkey: Any) -> RunsBell:
+    bell = RunsBell(Job.SCHEDULE_FIRE, Job.A2A_DRAIN)
+    hung(monkeypatch, bell)
     return bell
 
 
