@@ -18,6 +18,7 @@ WORKDIR /srv/workspace-server
 RUN useradd --uid 1000 --create-home --shell /usr/sbin/nologin workspace
 COPY --from=build /srv/workspace-server/.venv .venv
 COPY . .
+RUN python -m compileall -q -x '/\.venv/' .
 # A volume mounted here starts with the examples.
 COPY --chown=1000:1000 templates/catalogue /srv/catalogue
 ENV CONFIGS_DIR=/srv/catalogue/workspace-configs-templates

@@ -5,6 +5,8 @@ ARGS ?=
 PYTHON ?= python3
 RUN := .venv/bin/python
 READY := .venv/ready
+# Compiled code is kept, whatever the caller's habit: each of a dozen processes would compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help up up-open down test check fmt migrate openapi bench

@@ -9,13 +9,11 @@ from celery import Celery
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 from django.conf import settings
-from kombu.transport.redis import Channel as RedisChannel
 
+from config import broker
 from config.jobs import beat_schedule
 
-# A worker of threads whose broker goes away would put back what it works on, over a connection that is gone;
-# that error ends the worker, after its last task. Nothing has to be put back: the sweeps ring for every row.
-RedisChannel.do_restore = False
+broker.survive_its_loss()
 
 app = Celery("workspace-server")
 app.conf.update(

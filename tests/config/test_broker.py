@@ -8,11 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
 from django.conf import settings
 
+from config.celery import app
 from stack import ports
 from stack.valkey import Valkey, binary
 from tests.waiting import eventually
@@ -76,6 +78,17 @@ def test_a_worker_in_the_middle_of_a_task_takes_the_next_one_after_valkey_was_lo
         worker.kill()
         worker.wait()
         client.close()
+
+
+@pytest.mark.parametrize("answer", ["ack", "reject", "requeue"])
+def test_a_message_of_a_lost_connection_is_answered_to_nobody(valkey: Any, answer: str):
+    """Celery takes an error here for one of its own, and ends the worker."""
+    with app.connection() as connection:
+        queue = connection.SimpleQueue("answers")
+        queue.put({})
+        message = queue.get(timeout=5)
+    getattr(message, answer)()
+    assert valkey.hlen("unacked") == 1  # it comes again, as it must
 
 
 def light(client: Celery, name: Path, seconds: float) -> None:
